@@ -1,0 +1,1 @@
+//! The Kubernetes API in a process: storage, watch, patch, CRDs, RBAC. Knows nothing of the mesh.

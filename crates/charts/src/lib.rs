@@ -1,0 +1,1 @@
+//! Renders the Helm charts of charts/ from one values tree.

@@ -1,0 +1,2 @@
+//! The ambit program: every role and every command.
+fn main() {}

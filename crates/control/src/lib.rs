@@ -1,0 +1,1 @@
+//! The control plane: watch, translate, push; the certificate authority; status.

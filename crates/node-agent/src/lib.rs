@@ -1,0 +1,1 @@
+//! A small kubelet, services, DNS and controllers over the Kubernetes API alone. Knows nothing of the mesh.

@@ -1,0 +1,1 @@
+//! Install, upgrade and uninstall from the charts; later the Sail controllers.

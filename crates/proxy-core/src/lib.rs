@@ -1,0 +1,1 @@
+//! What both proxies share: workload store, certificate manager, DNS, the record of a connection.

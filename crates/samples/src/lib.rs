@@ -1,0 +1,1 @@
+//! The sample services: Bookinfo, helloworld, curl, tcp-echo.

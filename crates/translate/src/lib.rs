@@ -1,0 +1,1 @@
+//! Pure: Kubernetes objects to the model, and the findings about them.

@@ -1,0 +1,1 @@
+//! The data path: sockets, original destination, network namespaces, SPIFFE TLS, HBONE, copy, PROXY header.
