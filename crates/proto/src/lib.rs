@@ -1,1 +1,49 @@
 //! Protobuf messages of every channel, and the only conversions between them and the model.
+//!
+//! The messages are generated from `/proto` at build time. What arrives is turned into
+//! [`ambit_model`] values here, once; a value that passed is never checked again elsewhere.
+
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/all.rs"));
+}
+
+pub mod convert;
+mod convert_policy;
+
+/// Workloads and services: package `istio.workload`.
+pub mod workload {
+    pub use crate::generated::istio::workload::*;
+}
+
+/// L4 authorization policies: package `istio.security`.
+pub mod security {
+    pub use crate::generated::istio::security::*;
+}
+
+/// The channel between the node agent and the node proxy: package `istio.workload.zds`.
+pub mod zds {
+    pub use crate::generated::istio::workload::zds::*;
+}
+
+/// The certificate authority: package `istio.v1.auth`.
+pub mod ca {
+    pub use crate::generated::istio::v1::auth::*;
+}
+
+/// Delta discovery: package `envoy.service.discovery.v3` and what it is made of.
+pub mod discovery {
+    pub use crate::generated::envoy::config::core::v3::{Locality, Node};
+    pub use crate::generated::envoy::service::discovery::v3::*;
+    pub use crate::generated::google::rpc::Status;
+}
+
+/// Type URLs of the resources on a discovery stream.
+pub mod type_url {
+    /// A workload or a service ([`crate::workload::Address`]).
+    pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
+    /// A workload alone ([`crate::workload::Workload`]).
+    pub const WORKLOAD: &str = "type.googleapis.com/istio.workload.Workload";
+    /// A policy ([`crate::security::Authorization`]).
+    pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
+}
