@@ -1,0 +1,27 @@
+//! Annotation keys, and the values that mean something.
+
+/// Written on pods by the node agent: the state of the redirection to the node proxy.
+pub const REDIRECTION: &str = "ambient.istio.io/redirection";
+/// Value of [`REDIRECTION`]: the pod's traffic is captured.
+pub const REDIRECTION_ENABLED: &str = "enabled";
+/// Value of [`REDIRECTION`]: capture is not complete yet.
+pub const REDIRECTION_PENDING: &str = "pending";
+
+/// On pods: inbound traffic is not captured.
+pub const BYPASS_INBOUND_CAPTURE: &str = "ambient.istio.io/bypass-inbound-capture";
+/// On pods: overrides whether DNS is captured.
+pub const DNS_CAPTURE: &str = "ambient.istio.io/dns-capture";
+/// On pods: interfaces whose inbound traffic is treated as outbound.
+pub const REROUTE_VIRTUAL_INTERFACES: &str = "istio.io/reroute-virtual-interfaces";
+
+/// On services and namespaces: which endpoints are preferred.
+pub const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+
+/// On policies: evaluated and logged, not enforced.
+pub const DRY_RUN: &str = "istio.io/dry-run";
+
+/// On pods: written by the sidecar injector; such a pod is never captured.
+pub const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
+
+/// On CRDs: an uninstall leaves them.
+pub const HELM_RESOURCE_POLICY: &str = "helm.sh/resource-policy";

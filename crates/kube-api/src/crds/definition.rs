@@ -1,0 +1,169 @@
+//! From a resource type to its definition. Schemas carry no defaults and nothing `nullable`: an
+//! API server would write the first into the user's objects.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceColumnDefinition, CustomResourceDefinition, CustomResourceDefinitionNames,
+    CustomResourceDefinitionSpec, CustomResourceDefinitionVersion, CustomResourceSubresourceStatus,
+    CustomResourceSubresources, CustomResourceValidation, JSONSchemaProps,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use kube::core::schema::{OptionalEnum, OptionalIntOrString, StructuralSchemaRewriter};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::{Value, json};
+
+use crate::annotations;
+use crate::status::IstioStatus;
+
+/// What a definition says beside the schema.
+pub(super) struct Definition {
+    /// One sentence about the kind.
+    pub description: &'static str,
+    /// Short name for `kubectl`.
+    pub short_name: &'static str,
+    /// Category beside `istio-io`.
+    pub category: &'static str,
+    /// Value of the label `istio`.
+    pub component: &'static str,
+    /// Columns that `kubectl get` shows: name, type, path, description.
+    pub columns: &'static [(&'static str, &'static str, &'static str, &'static str)],
+    /// Versions, the stored one first; all are served, and all are alike.
+    pub versions: &'static [&'static str],
+}
+
+/// The column with the age of an object.
+pub(super) const AGE: (&str, &str, &str, &str) = (
+    "Age",
+    "date",
+    ".metadata.creationTimestamp",
+    "When the object was created.",
+);
+
+impl Definition {
+    /// The definition of the resource `K` with the spec `S`.
+    pub(super) fn build<K, S>(&self) -> Result<CustomResourceDefinition, serde_json::Error>
+    where
+        K: Resource<DynamicType = ()>,
+        S: JsonSchema,
+    {
+        let schema = self.schema::<S>()?;
+        let (kind, plural) = (K::kind(&()).into_owned(), K::plural(&()).into_owned());
+        Ok(CustomResourceDefinition {
+            metadata: ObjectMeta {
+                name: Some(format!("{plural}.{}", K::group(&()))),
+                labels: Some(self.labels()),
+                annotations: Some(BTreeMap::from([(
+                    annotations::HELM_RESOURCE_POLICY.to_owned(),
+                    "keep".to_owned(),
+                )])),
+                ..ObjectMeta::default()
+            },
+            spec: CustomResourceDefinitionSpec {
+                group: K::group(&()).into_owned(),
+                names: CustomResourceDefinitionNames {
+                    categories: Some(vec!["istio-io".to_owned(), self.category.to_owned()]),
+                    list_kind: Some(format!("{kind}List")),
+                    singular: Some(kind.to_lowercase()),
+                    short_names: Some(vec![self.short_name.to_owned()]),
+                    kind,
+                    plural,
+                },
+                scope: "Namespaced".to_owned(),
+                versions: self
+                    .versions
+                    .iter()
+                    .map(|v| self.version(v, &schema))
+                    .collect(),
+                ..CustomResourceDefinitionSpec::default()
+            },
+            status: None,
+        })
+    }
+
+    /// The labels that Istio's charts give.
+    fn labels(&self) -> BTreeMap<String, String> {
+        [
+            ("app", "istio-pilot"),
+            ("chart", "istio"),
+            ("heritage", "Tiller"),
+            ("istio", self.component),
+            ("release", "istio"),
+        ]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .into()
+    }
+
+    fn version(&self, name: &str, schema: &JSONSchemaProps) -> CustomResourceDefinitionVersion {
+        let columns = self.columns.iter().map(|(name, type_, path, description)| {
+            CustomResourceColumnDefinition {
+                name: (*name).to_owned(),
+                type_: (*type_).to_owned(),
+                json_path: (*path).to_owned(),
+                description: Some((*description).to_owned()),
+                ..CustomResourceColumnDefinition::default()
+            }
+        });
+        CustomResourceDefinitionVersion {
+            name: name.to_owned(),
+            served: true,
+            storage: self.versions.first() == Some(&name),
+            additional_printer_columns: Some(columns.collect()),
+            schema: Some(CustomResourceValidation {
+                open_api_v3_schema: Some(schema.clone()),
+            }),
+            subresources: Some(CustomResourceSubresources {
+                status: Some(CustomResourceSubresourceStatus(json!({}))),
+                scale: None,
+            }),
+            ..CustomResourceDefinitionVersion::default()
+        }
+    }
+
+    /// The spec is not required: an object without one is legal, and means an empty one.
+    fn schema<S: JsonSchema>(&self) -> Result<JSONSchemaProps, serde_json::Error> {
+        let mut schema = json!({
+            "type": "object",
+            "description": self.description,
+            "properties": {"spec": schema_of::<S>(), "status": schema_of::<IstioStatus>()},
+        });
+        clean(&mut schema);
+        serde_json::from_value(schema)
+    }
+}
+
+/// The schema of a type in the form that an API server takes: nothing by reference.
+fn schema_of<T: JsonSchema>() -> Value {
+    SchemaSettings::openapi3()
+        .with(|s| {
+            s.inline_subschemas = true;
+            s.meta_schema = None;
+        })
+        .with_transform(schemars::transform::AddNullable::default())
+        .with_transform(StructuralSchemaRewriter)
+        .with_transform(OptionalEnum)
+        .with_transform(OptionalIntOrString)
+        .into_generator()
+        .into_root_schema_for::<T>()
+        .to_value()
+}
+
+/// Removes from a schema, and all schemas in it, what must not reach an API server.
+fn clean(schema: &mut Value) {
+    let Some(schema) = schema.as_object_mut() else {
+        return;
+    };
+    for key in ["default", "nullable", "title"] {
+        schema.remove(key);
+    }
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        properties.values_mut().for_each(clean);
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = schema.get_mut(key) {
+            clean(inner);
+        }
+    }
+}
