@@ -1,1 +1,9 @@
 //! The node agent and its CNI plugin: plan the capture rules, apply them, feed ZDS.
+//!
+//! The agent enrols the pods of its node as their labels change and answers the plugin, which asks
+//! before a new pod starts. The order is always: rules, announcement to the node proxy and its
+//! acknowledgement, probe exemption, annotation. A pod that is annotated is captured.
+
+pub mod apply;
+pub mod netns;
+pub mod rules;
