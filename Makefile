@@ -1,0 +1,47 @@
+# Everything a new machine needs is installed by these targets: see `setup`.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+CARGO ?= cargo
+PROGRAM := target/debug/ambit
+
+.PHONY: help
+help: ## Print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+.PHONY: setup
+setup: ## Install what is missing on this machine (the nft program)
+	@command -v nft >/dev/null || [ -x /usr/sbin/nft ] || { \
+	  command -v apt-get >/dev/null || { echo "The program nft is missing: install the package nftables." >&2; exit 1; }; \
+	  echo "Installing nftables"; apt-get update -qq && apt-get install -y -qq nftables >/dev/null; }
+
+# The same selection of packages for programs, tests and demo, so that every dependency is compiled once.
+.PHONY: build
+build: setup ## Build every program
+	$(CARGO) build --workspace --bins
+	$(CARGO) rustc --quiet --package ambit-cni --bin istio-cni -- -C target-feature=+crt-static
+
+.PHONY: demo
+demo: build ## Walk through the mesh on a local cluster, checking every step (KEEP=1 leaves it up)
+	$(CARGO) xtask demo $(if $(KEEP),--keep)
+
+.PHONY: test
+test: build ## Run all tests
+	$(CARGO) test --workspace --no-fail-fast
+
+.PHONY: lint
+lint: ## Format, clippy with warnings denied, tidy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) xtask tidy
+
+.PHONY: bench
+bench: setup ## Benchmarks of the data path, side by side (writes target/bench/l4.json)
+	$(CARGO) run --profile dist --package ambit-bench -- $(BENCH_ARGS)
+
+.PHONY: nightly
+nightly: lint test demo bench ## Everything, the long suites included
+
+.PHONY: clean
+clean: ## Remove build output
+	$(CARGO) clean
