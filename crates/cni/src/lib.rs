@@ -5,5 +5,8 @@
 //! acknowledgement, probe exemption, annotation. A pod that is annotated is captured.
 
 pub mod apply;
+pub mod conflist;
+pub mod eligibility;
+pub mod finder;
 pub mod netns;
 pub mod rules;
