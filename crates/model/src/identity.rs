@@ -21,7 +21,9 @@ pub struct Identity {
 
 /// Why a string is not an [`Identity`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an identity of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>")]
+#[error(
+    "{0:?} is not an identity of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>"
+)]
 pub struct ParseIdentityError(pub String);
 
 impl Identity {
@@ -40,7 +42,10 @@ impl Identity {
 
     /// The identity without its scheme, which is what policies call a principal.
     pub fn principal(&self) -> String {
-        format!("{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
+        format!(
+            "{}/ns/{}/sa/{}",
+            self.trust_domain, self.namespace, self.service_account
+        )
     }
 }
 

@@ -4,9 +4,17 @@
 //! what a workload, a service and a policy are, and what follows from them. The functions are
 //! pure, so that the proxies, the control plane and the command line give the same answer.
 
+pub mod authorize;
+pub mod balance;
+pub mod dns;
 pub mod identity;
+pub mod inbound;
+pub mod intern;
+pub mod outbound;
 pub mod policy;
 pub mod service;
+pub mod state;
+pub mod waypoint;
 pub mod workload;
 
 pub use identity::Identity;

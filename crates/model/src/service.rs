@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use crate::workload::{GatewayAddress, NetworkAddress};
 use crate::Text;
+use crate::workload::{GatewayAddress, NetworkAddress};
 
 /// A hostname owned by a namespace: the key of a service, written `namespace/hostname`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,7 +26,10 @@ pub struct ParseNamespacedHostnameError(pub String);
 impl NamespacedHostname {
     /// A key from its two parts.
     pub fn new(namespace: impl Into<Text>, hostname: impl Into<Text>) -> Self {
-        Self { namespace: namespace.into(), hostname: hostname.into() }
+        Self {
+            namespace: namespace.into(),
+            hostname: hostname.into(),
+        }
     }
 }
 
@@ -220,6 +223,9 @@ impl Default for Service {
 impl Service {
     /// The key of the service.
     pub fn key(&self) -> NamespacedHostname {
-        NamespacedHostname { namespace: self.namespace.clone(), hostname: self.hostname.clone() }
+        NamespacedHostname {
+            namespace: self.namespace.clone(),
+            hostname: self.hostname.clone(),
+        }
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::Text;
 use crate::identity::{DEFAULT_TRUST_DOMAIN, Identity};
 use crate::service::{NamespacedHostname, PortMap};
-use crate::Text;
 
 /// How a workload is reached (`istio.workload.TunnelProtocol`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
