@@ -1,1 +1,4 @@
 //! A small kubelet, services, DNS and controllers over the Kubernetes API alone. Knows nothing of the mesh.
+
+pub mod controllers;
+pub mod informer;

@@ -1,0 +1,136 @@
+//! The controllers that turn wishes into objects: workloads into pods, pods
+//! onto nodes, services into endpoints and addresses.
+//!
+//! Each is small and independent: it reads the shared [`World`], has its own
+//! queue, and writes through the Kubernetes API alone, so it serves any API
+//! server. None polls; each acts on watch events, and on timers only where
+//! time itself is the event (an expired lease, `minReadySeconds`).
+
+mod daemonset;
+mod daemonset_plan;
+mod deployment;
+mod deployment_plan;
+mod endpoints;
+mod endpointslice;
+mod endpointslice_plan;
+mod error;
+mod events;
+mod load_balancer;
+mod meta;
+mod node_lifecycle;
+mod placement;
+mod pod_addresses;
+mod pod_gc;
+mod pods;
+mod replicaset;
+mod scheduler;
+mod world;
+
+use std::future::Future;
+use std::net::Ipv4Addr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use kube::Client;
+use tokio::task::JoinSet;
+
+pub use error::ControllerError;
+use world::World;
+
+/// What the controllers need to know of their cluster.
+#[derive(Debug, Clone)]
+pub struct ControllersConfig {
+    /// Addresses for services of type `LoadBalancer`, first and last included;
+    /// without it such services stay pending.
+    pub load_balancer_range: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Where nodes without a `podCIDR` get one from, a /24 each; without it
+    /// somebody else gives them.
+    pub pod_subnet: Option<Ipv4Net>,
+    /// A node that has not renewed its lease for so long is `NotReady`.
+    pub node_grace_period: Duration,
+}
+
+impl Default for ControllersConfig {
+    fn default() -> Self {
+        Self {
+            load_balancer_range: None,
+            pod_subnet: None,
+            node_grace_period: Duration::from_secs(40),
+        }
+    }
+}
+
+type Worker = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Runs all controllers until dropped, with the rights of `client`.
+///
+/// # Errors
+/// When one of the controllers ends, which only a defect can cause.
+pub async fn run(client: Client, config: ControllersConfig) -> Result<(), ControllerError> {
+    let world = World::new(client);
+    // Each constructor subscribes to the caches, so all of them come before
+    // the first watch starts.
+    let workers: Vec<(&'static str, Worker)> = vec![
+        ("deployment", Box::pin(deployment::start(world.clone()))),
+        ("replicaset", Box::pin(replicaset::start(world.clone()))),
+        ("daemonset", Box::pin(daemonset::start(world.clone()))),
+        ("scheduler", Box::pin(scheduler::start(world.clone()))),
+        (
+            "endpointslice",
+            Box::pin(endpointslice::start(world.clone())),
+        ),
+        ("endpoints", Box::pin(endpoints::start(world.clone()))),
+        (
+            "load-balancer",
+            Box::pin(load_balancer::start(
+                world.clone(),
+                config.load_balancer_range,
+            )),
+        ),
+        (
+            "pod-addresses",
+            Box::pin(pod_addresses::start(world.clone(), config.pod_subnet)),
+        ),
+        (
+            "node-lifecycle",
+            Box::pin(node_lifecycle::start(
+                world.clone(),
+                config.node_grace_period,
+            )),
+        ),
+        ("pod-gc", Box::pin(pod_gc::start(world.clone()))),
+    ];
+    let mut tasks = JoinSet::new();
+    for (name, worker) in workers {
+        tasks.spawn(async move {
+            worker.await;
+            name
+        });
+    }
+    for watch in world.watches() {
+        tasks.spawn(async move {
+            watch.await;
+            "watch"
+        });
+    }
+    tracing::info!("controllers started");
+    match tasks.join_next().await {
+        Some(Ok(name)) => Err(ControllerError::Ended {
+            name: name.to_owned(),
+        }),
+        Some(Err(error)) => Err(ControllerError::Ended {
+            name: error.to_string(),
+        }),
+        None => Err(ControllerError::Ended {
+            name: "all".to_owned(),
+        }),
+    }
+}
+
+/// Waits until the first lists of all kinds are complete: before that, what
+/// is not in a cache may still exist.
+async fn synced(world: &Arc<World>) {
+    world.synced().await;
+}
