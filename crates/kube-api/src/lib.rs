@@ -15,4 +15,6 @@ pub mod selector;
 pub mod status;
 
 pub use client::{ClientError, ClientOptions, client};
-pub use security::{AuthorizationPolicy, PeerAuthentication};
+pub use security::{
+    AuthorizationPolicy, AuthorizationPolicySpec, PeerAuthentication, PeerAuthenticationSpec,
+};

@@ -1,1 +1,26 @@
 //! Pure: Kubernetes objects to the model, and the findings about them.
+//!
+//! It works in two steps. [`facts`] keeps of an object what the mesh needs to know, so that a
+//! change of anything else is no change; the other modules derive one kind of output each from
+//! facts. The control plane, the webhook and the command line all ask here, so that there is one
+//! answer. Nothing here does I/O, and nothing panics on any object.
+
+pub mod facts;
+pub mod findings;
+pub mod key;
+pub mod labels;
+pub mod mesh;
+pub mod mesh_config;
+pub mod peer_authentication;
+pub mod policies;
+pub mod scope;
+pub mod services;
+pub mod status;
+pub mod workloads;
+
+pub use facts::{NamespaceFacts, NodeFacts, PodFacts, ServiceFacts, SliceFacts};
+pub use findings::{Code, Finding, Severity};
+pub use key::ObjectKey;
+pub use labels::Labels;
+pub use mesh::Mesh;
+pub use mesh_config::MeshConfig;

@@ -1,0 +1,56 @@
+//! What is the same for every object: the settings of the mesh and of this control plane.
+
+use ambit_kube_api::{labels, names};
+use ambit_model::Text;
+use ambit_model::identity::DEFAULT_TRUST_DOMAIN;
+
+use crate::labels::Labels;
+
+/// Settings that outputs depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mesh {
+    /// Id of the cluster.
+    pub cluster_id: Text,
+    /// DNS suffix of the cluster's services.
+    pub cluster_domain: Text,
+    /// Trust domain of all identities.
+    pub trust_domain: Text,
+    /// Namespace whose policies reach the whole mesh.
+    pub root_namespace: Text,
+    /// Network of the cluster, empty for the default one.
+    pub network: Text,
+    /// Revision of this control plane.
+    pub revision: Text,
+    /// Dry-run policies are sent to the node proxies. Off, because proxies that do not know dry
+    /// runs would enforce them.
+    pub dry_run: bool,
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self {
+            cluster_id: names::DEFAULT_CLUSTER_ID.into(),
+            cluster_domain: names::DEFAULT_CLUSTER_DOMAIN.into(),
+            trust_domain: DEFAULT_TRUST_DOMAIN.into(),
+            root_namespace: names::SYSTEM_NAMESPACE.into(),
+            network: "".into(),
+            revision: labels::DEFAULT_REVISION.into(),
+            dry_run: false,
+        }
+    }
+}
+
+impl Mesh {
+    /// Whether a configuration object with these labels is meant for this control plane: it names
+    /// its revision, or none.
+    pub fn owns(&self, labels: &Labels) -> bool {
+        labels
+            .get(labels::REVISION)
+            .is_none_or(|r| *r == self.revision)
+    }
+
+    /// The host name of a Kubernetes service.
+    pub fn hostname(&self, namespace: &str, name: &str) -> Text {
+        format!("{name}.{namespace}.svc.{}", self.cluster_domain).into()
+    }
+}

@@ -1,0 +1,315 @@
+//! The mesh configuration: key `mesh` of the ConfigMap `istio`, in the form of Istio's MeshConfig,
+//! plus a section `ambit` of our own.
+//!
+//! What is ours is strict: an unknown key is an error. Of Istio's keys, those that mean something
+//! here are read, the others are known by name, and a key that neither knows is a warning.
+
+use ambit_kube_api::names;
+use ambit_model::Text;
+use ambit_model::identity::DEFAULT_TRUST_DOMAIN;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::findings::{Code, Finding};
+use crate::key::ObjectKey;
+
+/// The settings that mean something here.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MeshConfig {
+    /// Trust domain of all identities.
+    pub trust_domain: Text,
+    /// Namespace whose policies reach the whole mesh.
+    pub root_namespace: Text,
+    /// Which namespaces are seen; none means all.
+    pub discovery_selectors: Vec<LabelSelector>,
+    /// Service accounts that may ask for the certificates of the pods on their node, beside those
+    /// that the control plane was started with.
+    pub trusted_node_accounts: Vec<ObjectKey>,
+}
+
+impl Default for MeshConfig {
+    fn default() -> Self {
+        Self {
+            trust_domain: DEFAULT_TRUST_DOMAIN.into(),
+            root_namespace: names::SYSTEM_NAMESPACE.into(),
+            discovery_selectors: Vec::new(),
+            trusted_node_accounts: Vec::new(),
+        }
+    }
+}
+
+/// The section `ambit`.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct OwnSection {
+    trusted_node_accounts: Vec<String>,
+}
+
+/// Reads the mesh configuration. Without an error among the findings the configuration can be
+/// used; with one, the last good configuration has to hold.
+pub fn parse(yaml: &str) -> (Option<MeshConfig>, Vec<Finding>) {
+    let mut findings = Vec::new();
+    let config = read(yaml, &mut findings);
+    (
+        config.filter(|_| {
+            findings
+                .iter()
+                .all(|f| f.code == Code::MeshConfigUnknownKey)
+        }),
+        findings,
+    )
+}
+
+fn read(yaml: &str, findings: &mut Vec<Finding>) -> Option<MeshConfig> {
+    if yaml.trim().is_empty() {
+        return Some(MeshConfig::default());
+    }
+    let mut keys: Map<String, Value> = match serde_saphyr::from_str(yaml) {
+        Ok(Value::Object(keys)) => keys,
+        Ok(Value::Null) => Map::new(),
+        Ok(_) => {
+            let message = "the mesh configuration is not a map of keys and values";
+            findings.push(Finding::new(Code::MeshConfigUnreadable, "mesh", message));
+            return None;
+        }
+        Err(e) => {
+            findings.push(Finding::new(
+                Code::MeshConfigUnreadable,
+                "mesh",
+                one_line(&e),
+            ));
+            return None;
+        }
+    };
+    let mut config = MeshConfig::default();
+    if let Some(value) = keys
+        .remove("trustDomain")
+        .and_then(|v| text("trustDomain", v, findings))
+    {
+        config.trust_domain = value;
+    }
+    if let Some(value) = keys
+        .remove("rootNamespace")
+        .and_then(|v| text("rootNamespace", v, findings))
+    {
+        config.root_namespace = value;
+    }
+    if let Some(value) = keys.remove("discoverySelectors").filter(|v| !v.is_null()) {
+        match serde_json::from_value(value) {
+            Ok(selectors) => config.discovery_selectors = selectors,
+            Err(e) => findings.push(invalid("discoverySelectors", &one_line(&e))),
+        }
+    }
+    if let Some(value) = keys.remove("ambit").filter(|v| !v.is_null()) {
+        config.trusted_node_accounts = own_section(value, findings);
+    }
+    for key in keys
+        .keys()
+        .filter(|k| !OTHER_ISTIO_KEYS.contains(&k.as_str()))
+    {
+        let message = "Istio's mesh configuration has no such key; it is ignored";
+        findings.push(Finding::new(
+            Code::MeshConfigUnknownKey,
+            key.as_str(),
+            message,
+        ));
+    }
+    Some(config)
+}
+
+fn text(key: &str, value: Value, findings: &mut Vec<Finding>) -> Option<Text> {
+    match value {
+        Value::Null => None,
+        Value::String(s) if s.is_empty() => None,
+        Value::String(s) if is_name(&s) => Some(s.into()),
+        other => {
+            findings.push(invalid(key, &format!("{other} is not a name")));
+            None
+        }
+    }
+}
+
+/// Names of trust domains and namespaces end up in paths; nothing that divides one may be in them.
+fn is_name(s: &str) -> bool {
+    s.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+}
+
+fn own_section(value: Value, findings: &mut Vec<Finding>) -> Vec<ObjectKey> {
+    let section: OwnSection = match serde_json::from_value(value) {
+        Ok(section) => section,
+        Err(e) => {
+            let error = one_line(&e);
+            findings.push(Finding::new(Code::MeshConfigUnknownOwnKey, "ambit", error));
+            return Vec::new();
+        }
+    };
+    match parse_accounts(section.trusted_node_accounts.iter().map(String::as_str)) {
+        Ok(accounts) => accounts,
+        Err(bad) => {
+            findings.push(invalid("ambit.trustedNodeAccounts", &not_an_account(&bad)));
+            Vec::new()
+        }
+    }
+}
+
+/// Service accounts written `namespace/name`; the first bad one is the error.
+pub fn parse_accounts<'a>(
+    accounts: impl IntoIterator<Item = &'a str>,
+) -> Result<Vec<ObjectKey>, String> {
+    accounts
+        .into_iter()
+        .map(str::trim)
+        .filter(|a| !a.is_empty())
+        .map(|account| match account.split_once('/') {
+            Some((ns, name))
+                if !ns.is_empty() && is_name(ns) && !name.is_empty() && is_name(name) =>
+            {
+                Ok(ObjectKey::new(ns, name))
+            }
+            _ => Err(account.to_owned()),
+        })
+        .collect()
+}
+
+fn not_an_account(text: &str) -> String {
+    format!("{text:?} is not of the form namespace/service-account")
+}
+
+fn invalid(key: &str, message: &str) -> Finding {
+    Finding::new(Code::MeshConfigInvalidValue, key, message)
+}
+
+/// Errors of parsers show the place over several lines; a finding has one.
+fn one_line(error: &impl std::fmt::Display) -> String {
+    let text = error.to_string();
+    text.lines()
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches(['.', ':'])
+        .to_owned()
+}
+
+/// Keys of Istio's MeshConfig that say nothing to the part of the mesh that this crate derives.
+const OTHER_ISTIO_KEYS: &[&str] = &[
+    "accessLogEncoding",
+    "accessLogFile",
+    "accessLogFormat",
+    "ca",
+    "caCertificates",
+    "certificates",
+    "configSources",
+    "connectTimeout",
+    "defaultConfig",
+    "defaultDestinationRuleExportTo",
+    "defaultHttpRetryPolicy",
+    "defaultProviders",
+    "defaultServiceExportTo",
+    "defaultTrafficPolicy",
+    "defaultVirtualServiceExportTo",
+    "disableEnvoyListenerLog",
+    "dnsRefreshRate",
+    "enableAutoMtls",
+    "enableEnvoyAccessLogService",
+    "enablePrometheusMerge",
+    "enableTracing",
+    "extensionProviders",
+    "h2UpgradePolicy",
+    "hboneIdleTimeout",
+    "inboundClusterStatName",
+    "inboundTrafficPolicy",
+    "ingressClass",
+    "ingressControllerMode",
+    "ingressSelector",
+    "ingressService",
+    "localityLbSetting",
+    "meshMTLS",
+    "outboundClusterStatName",
+    "outboundTrafficPolicy",
+    "pathNormalization",
+    "protocolDetectionTimeout",
+    "proxyHttpPort",
+    "proxyInboundListenPort",
+    "proxyListenPort",
+    "serviceEntryVisibility",
+    "serviceScopeConfigs",
+    "serviceSettings",
+    "tcpKeepalive",
+    "thriftConfig",
+    "tlsDefaults",
+    "trustDomainAliases",
+    "verifyCertificateAtClient",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes(findings: &[Finding]) -> Vec<Code> {
+        findings.iter().map(|f| f.code).collect()
+    }
+
+    #[test]
+    fn nothing_is_the_default() {
+        assert_eq!(parse(""), (Some(MeshConfig::default()), vec![]));
+        assert_eq!(parse("# nothing\n"), (Some(MeshConfig::default()), vec![]));
+    }
+
+    #[test]
+    fn what_an_install_writes() {
+        let (config, findings) = parse(
+            "defaultConfig:\n  discoveryAddress: istiod.istio-system.svc:15012\n\
+             enablePrometheusMerge: true\nrootNamespace: mesh-root\ntrustDomain: example.org\n\
+             discoverySelectors:\n- matchLabels: {mesh: \"yes\"}\n\
+             ambit:\n  trustedNodeAccounts: [kube-system/ztunnel]\n",
+        );
+        let config = config.unwrap();
+        assert_eq!(findings, vec![]);
+        assert_eq!(
+            (&*config.trust_domain, &*config.root_namespace),
+            ("example.org", "mesh-root")
+        );
+        assert_eq!(config.discovery_selectors.len(), 1);
+        assert_eq!(
+            config.trusted_node_accounts,
+            [ObjectKey::new("kube-system", "ztunnel")]
+        );
+    }
+
+    #[test]
+    fn unknown_keys_of_istio_are_warnings_and_ours_are_errors() {
+        let (config, findings) = parse("trustDomian: x\n");
+        assert!(config.is_some());
+        assert_eq!(codes(&findings), [Code::MeshConfigUnknownKey]);
+        let (config, findings) = parse("ambit: {trustedNodeAcounts: []}\n");
+        assert!(config.is_none());
+        assert_eq!(codes(&findings), [Code::MeshConfigUnknownOwnKey]);
+    }
+
+    #[test]
+    fn bad_values_keep_the_last_good_configuration() {
+        for yaml in [
+            "trustDomain: 7",
+            "trustDomain: a/b",
+            "rootNamespace: [a]",
+            "discoverySelectors: {a: b}",
+            "ambit: {trustedNodeAccounts: [noslash]}",
+            "- a\n- b",
+            "a: b: c",
+        ] {
+            let (config, findings) = parse(yaml);
+            assert_eq!(config, None, "{yaml}");
+            assert_eq!(findings.len(), 1, "{yaml}: {findings:?}");
+            assert!(!findings[0].to_string().contains('\n'), "{yaml}");
+        }
+    }
+
+    #[test]
+    fn accounts() {
+        assert_eq!(parse_accounts(["a/b", "", " c/d "]).unwrap().len(), 2);
+        for bad in ["a", "a/", "/b", "a/b/c"] {
+            assert_eq!(parse_accounts([bad]), Err(bad.to_owned()));
+        }
+    }
+}
