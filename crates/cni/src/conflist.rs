@@ -64,14 +64,20 @@ pub fn remove(text: &str) -> Result<Option<Value>, ConflistError> {
 
 /// Whether the configuration ends with exactly this entry and holds it once.
 pub fn is_inserted(text: &str, entry: &Value) -> bool {
-    let Ok(config) = parse(text) else { return false };
-    let Some(plugins) = config.get("plugins").and_then(Value::as_array) else { return false };
+    let Ok(config) = parse(text) else {
+        return false;
+    };
+    let Some(plugins) = config.get("plugins").and_then(Value::as_array) else {
+        return false;
+    };
     plugins.last() == Some(entry) && plugins.iter().filter(|p| p["type"] == PLUGIN).count() == 1
 }
 
 /// Whether the text is a CNI configuration that a runtime would use.
 pub fn is_valid(text: &str) -> bool {
-    let Ok(config) = parse(text) else { return false };
+    let Ok(config) = parse(text) else {
+        return false;
+    };
     match config.get("plugins").and_then(Value::as_array) {
         Some(plugins) => plugins.iter().any(|p| p["type"].is_string()),
         None => config.get("type").is_some_and(Value::is_string),
@@ -96,7 +102,9 @@ fn wrap(mut plugin: Map<String, Value>) -> Result<Map<String, Value>, ConflistEr
     if !plugin.get("type").is_some_and(Value::is_string) {
         return Err(ConflistError::NoPlugins);
     }
-    let version = plugin.remove("cniVersion").unwrap_or_else(|| json!("0.3.1"));
+    let version = plugin
+        .remove("cniVersion")
+        .unwrap_or_else(|| json!("0.3.1"));
     let mut list = Map::new();
     list.insert("name".into(), json!(WRAPPED_NAME));
     list.insert("cniVersion".into(), version);
@@ -114,7 +122,8 @@ mod tests {
         entry(&settings)
     }
 
-    const KINDNET: &str = r#"{"cniVersion":"0.3.1","name":"kindnet","plugins":[{"type":"ptp"},{"type":"portmap"}]}"#;
+    const KINDNET: &str =
+        r#"{"cniVersion":"0.3.1","name":"kindnet","plugins":[{"type":"ptp"},{"type":"portmap"}]}"#;
 
     #[test]
     fn the_plugin_comes_last_and_once() {
@@ -133,12 +142,19 @@ mod tests {
             &own("info"),
         )
         .expect("insert");
-        assert_eq!((&moved["plugins"][0]["type"], &moved["plugins"][1]["type"]), (&json!("ptp"), &json!("istio-cni")));
+        assert_eq!(
+            (&moved["plugins"][0]["type"], &moved["plugins"][1]["type"]),
+            (&json!("ptp"), &json!("istio-cni"))
+        );
     }
 
     #[test]
     fn a_single_plugin_is_wrapped() {
-        let list = insert(r#"{"cniVersion":"0.4.0","type":"bridge","mtu":9000}"#, &own("info")).expect("insert");
+        let list = insert(
+            r#"{"cniVersion":"0.4.0","type":"bridge","mtu":9000}"#,
+            &own("info"),
+        )
+        .expect("insert");
         assert_eq!(list["name"], "k8s-pod-network");
         assert_eq!(list["cniVersion"], "0.4.0");
         assert_eq!(list["plugins"][0], json!({"type": "bridge", "mtu": 9000}));
@@ -147,20 +163,34 @@ mod tests {
     #[test]
     fn removal_restores_the_original() {
         let inserted = insert(KINDNET, &own("info")).expect("insert").to_string();
-        let removed = remove(&inserted).expect("remove").expect("something is left");
+        let removed = remove(&inserted)
+            .expect("remove")
+            .expect("something is left");
         assert_eq!(removed.to_string(), KINDNET);
-        assert_eq!(remove(&standalone(&own("info")).to_string()).expect("remove"), None);
-        assert_eq!(remove(r#"{"plugins":[{"type":"istio-cni"}]}"#).expect("remove"), None);
+        assert_eq!(
+            remove(&standalone(&own("info")).to_string()).expect("remove"),
+            None
+        );
+        assert_eq!(
+            remove(r#"{"plugins":[{"type":"istio-cni"}]}"#).expect("remove"),
+            None
+        );
     }
 
     #[test]
     fn other_files_are_refused() {
         for text in ["", "[]", "7"] {
-            assert!(matches!(insert(text, &own("info")), Err(ConflistError::NotJson(_))), "{text}");
+            assert!(
+                matches!(insert(text, &own("info")), Err(ConflistError::NotJson(_))),
+                "{text}"
+            );
             assert!(!is_valid(text));
         }
         assert_eq!(insert("{}", &own("info")), Err(ConflistError::NoPlugins));
-        assert_eq!(insert(r#"{"plugins":7}"#, &own("info")), Err(ConflistError::NoPlugins));
+        assert_eq!(
+            insert(r#"{"plugins":7}"#, &own("info")),
+            Err(ConflistError::NoPlugins)
+        );
         assert!(!is_valid(r#"{"plugins":[]}"#));
         assert!(is_valid(KINDNET) && is_valid(r#"{"type":"bridge"}"#));
     }

@@ -61,18 +61,27 @@ impl EnablementSelectors {
         let raw: Vec<RawSelector> =
             serde_saphyr::from_str(yaml).map_err(|e| SelectorError::Yaml(e.to_string()))?;
         let convert = |index, selector: LabelSelector| {
-            Selector::try_from(selector)
-                .map_err(|e| SelectorError::Selector { index, reason: e.to_string() })
+            Selector::try_from(selector).map_err(|e| SelectorError::Selector {
+                index,
+                reason: e.to_string(),
+            })
         };
         raw.into_iter()
             .enumerate()
-            .map(|(i, s)| Ok((convert(i, s.pod_selector)?, convert(i, s.namespace_selector)?)))
+            .map(|(i, s)| {
+                Ok((
+                    convert(i, s.pod_selector)?,
+                    convert(i, s.namespace_selector)?,
+                ))
+            })
             .collect::<Result<_, _>>()
             .map(Self)
     }
 
     fn matches(&self, pod: &Labels, namespace: &Labels) -> bool {
-        self.0.iter().any(|(p, n)| p.matches(pod) && n.matches(namespace))
+        self.0
+            .iter()
+            .any(|(p, n)| p.matches(pod) && n.matches(namespace))
     }
 }
 
@@ -100,7 +109,11 @@ impl Eligibility {
 
     /// Whether the pod belongs to the mesh.
     pub fn is_eligible(&self, pod: &Pod, namespace: &Labels) -> bool {
-        let host_network = pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or_default();
+        let host_network = pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.host_network)
+            .unwrap_or_default();
         let excluded = pod
             .metadata
             .namespace
@@ -111,7 +124,9 @@ impl Eligibility {
             && !excluded
             && annotation(pod, annotations::SIDECAR_STATUS).is_none()
             && !self.is_node_proxy(pod)
-            && self.selectors.matches(pod.metadata.labels.as_ref().unwrap_or(&empty), namespace)
+            && self
+                .selectors
+                .matches(pod.metadata.labels.as_ref().unwrap_or(&empty), namespace)
     }
 
     /// How the pod's traffic is captured.
@@ -136,7 +151,11 @@ fn label<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
 
 /// The value of an annotation of the pod.
 pub fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
-    pod.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    pod.metadata
+        .annotations
+        .as_ref()?
+        .get(key)
+        .map(String::as_str)
 }
 
 /// Go's `strconv.ParseBool`; anything else counts as absent.
@@ -151,8 +170,13 @@ fn parse_bool(text: &str) -> Option<bool> {
 /// The ports that the kubelet connects to: probes and HTTP life cycle hooks of all containers.
 /// They cannot change while the pod lives.
 pub fn probe_ports(pod: &Pod) -> BTreeSet<u16> {
-    let Some(spec) = &pod.spec else { return BTreeSet::new() };
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let Some(spec) = &pod.spec else {
+        return BTreeSet::new();
+    };
+    let containers = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
     containers.flat_map(container_probe_ports).collect()
 }
 
@@ -160,8 +184,14 @@ fn container_probe_ports(container: &Container) -> Vec<u16> {
     let resolve = |port: &IntOrString| match port {
         IntOrString::Int(n) => u16::try_from(*n).ok(),
         IntOrString::String(name) => {
-            let named = container.ports.iter().flatten().find(|p| p.name.as_ref() == Some(name));
-            named.and_then(|p| u16::try_from(p.container_port).ok()).or_else(|| name.parse().ok())
+            let named = container
+                .ports
+                .iter()
+                .flatten()
+                .find(|p| p.name.as_ref() == Some(name));
+            named
+                .and_then(|p| u16::try_from(p.container_port).ok())
+                .or_else(|| name.parse().ok())
         }
     };
     let of_probe = |probe: &Probe| {
@@ -170,11 +200,21 @@ fn container_probe_ports(container: &Container) -> Vec<u16> {
         let grpc = probe.grpc.as_ref().and_then(|a| u16::try_from(a.port).ok());
         [http, tcp, grpc].into_iter().flatten()
     };
-    let probes =
-        [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
-    let hooks = container.lifecycle.iter().flat_map(|l| [&l.post_start, &l.pre_stop]);
+    let probes = [
+        &container.liveness_probe,
+        &container.readiness_probe,
+        &container.startup_probe,
+    ];
+    let hooks = container
+        .lifecycle
+        .iter()
+        .flat_map(|l| [&l.post_start, &l.pre_stop]);
     let mut ports: Vec<u16> = probes.into_iter().flatten().flat_map(of_probe).collect();
-    ports.extend(hooks.flatten().filter_map(|h| resolve(&h.http_get.as_ref()?.port)));
+    ports.extend(
+        hooks
+            .flatten()
+            .filter_map(|h| resolve(&h.http_get.as_ref()?.port)),
+    );
     ports
 }
 
@@ -198,7 +238,9 @@ mod tests {
     }
 
     fn labels(mode: Option<&str>) -> Labels {
-        mode.map(|m| (labels::DATAPLANE_MODE.to_owned(), m.to_owned())).into_iter().collect()
+        mode.map(|m| (labels::DATAPLANE_MODE.to_owned(), m.to_owned()))
+            .into_iter()
+            .collect()
     }
 
     #[test]
@@ -233,9 +275,13 @@ mod tests {
             json!({"metadata": {"namespace": "shop", "annotations": {"sidecar.istio.io/status": "{}"}}}),
             json!({"metadata": {"namespace": "istio-system", "labels": {"app": "ztunnel"}}}),
         ] {
-            assert!(!eligibility().is_eligible(&pod(value.clone()), &labels(Some("ambient"))), "{value}");
+            assert!(
+                !eligibility().is_eligible(&pod(value.clone()), &labels(Some("ambient"))),
+                "{value}"
+            );
         }
-        let elsewhere = pod(json!({"metadata": {"namespace": "shop", "labels": {"app": "ztunnel"}}}));
+        let elsewhere =
+            pod(json!({"metadata": {"namespace": "shop", "labels": {"app": "ztunnel"}}}));
         assert!(eligibility().is_eligible(&elsewhere, &labels(Some("ambient"))));
     }
 
@@ -245,7 +291,10 @@ mod tests {
             eligibility().capture(&pod(json!({"metadata": {"annotations": {key: value}}})))
         };
         assert!(!with(annotations::DNS_CAPTURE, "false").dns);
-        assert!(with(annotations::DNS_CAPTURE, "nonsense").dns, "a bad value counts as absent");
+        assert!(
+            with(annotations::DNS_CAPTURE, "nonsense").dns,
+            "a bad value counts as absent"
+        );
         assert!(with(annotations::BYPASS_INBOUND_CAPTURE, "T").bypass_inbound);
         assert!(!with(annotations::BYPASS_INBOUND_CAPTURE, "yes").bypass_inbound);
         assert_eq!(
@@ -269,10 +318,19 @@ mod tests {
 
     #[test]
     fn bad_selectors_are_refused() {
-        assert!(matches!(EnablementSelectors::parse("{"), Err(SelectorError::Yaml(_))));
-        assert!(matches!(EnablementSelectors::parse("- podselector: {}"), Err(SelectorError::Yaml(_))));
+        assert!(matches!(
+            EnablementSelectors::parse("{"),
+            Err(SelectorError::Yaml(_))
+        ));
+        assert!(matches!(
+            EnablementSelectors::parse("- podselector: {}"),
+            Err(SelectorError::Yaml(_))
+        ));
         let odd = "- podSelector: {matchExpressions: [{key: a, operator: Like, values: [b]}]}";
-        assert!(matches!(EnablementSelectors::parse(odd), Err(SelectorError::Selector { index: 0, .. })));
+        assert!(matches!(
+            EnablementSelectors::parse(odd),
+            Err(SelectorError::Selector { index: 0, .. })
+        ));
         let none = EnablementSelectors::parse("[]").expect("empty list");
         assert!(!none.matches(&labels(Some("ambient")), &labels(Some("ambient"))));
     }

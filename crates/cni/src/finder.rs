@@ -53,7 +53,12 @@ impl Finder {
         let uids: HashSet<&str> = wanted.iter().map(|w| w.uid.as_str()).collect();
         let mut candidates: HashMap<String, Vec<(u64, PathBuf)>> = HashMap::new();
         for entry in std::fs::read_dir(&self.proc)?.flatten() {
-            if !entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            if !entry
+                .file_name()
+                .as_encoded_bytes()
+                .iter()
+                .all(u8::is_ascii_digit)
+            {
                 continue;
             }
             let directory = entry.path();
@@ -62,14 +67,22 @@ impl Finder {
                 continue;
             };
             if let Some(started) = start_time(&directory) {
-                candidates.entry(uid).or_default().push((started, directory));
+                candidates
+                    .entry(uid)
+                    .or_default()
+                    .push((started, directory));
             }
         }
         let mut found = HashMap::new();
         for pod in wanted {
-            let Some(mut processes) = candidates.remove(&pod.uid) else { continue };
+            let Some(mut processes) = candidates.remove(&pod.uid) else {
+                continue;
+            };
             processes.sort();
-            if let Some(netns) = processes.iter().find_map(|(_, p)| self.open(p, &pod.addresses)) {
+            if let Some(netns) = processes
+                .iter()
+                .find_map(|(_, p)| self.open(p, &pod.addresses))
+            {
                 found.insert(pod.uid.clone(), netns);
             }
         }
@@ -83,15 +96,22 @@ impl Finder {
             return None;
         }
         let present = netns.addresses().ok()?;
-        addresses.iter().any(|a| present.contains(a)).then_some(netns)
+        addresses
+            .iter()
+            .any(|a| present.contains(a))
+            .then_some(netns)
     }
 
     /// The user id of the kubelet, by the names of its usual programs; 0 where none runs.
     pub fn kubelet_user(&self) -> u32 {
         use std::os::unix::fs::MetadataExt;
-        let Ok(entries) = std::fs::read_dir(&self.proc) else { return 0 };
+        let Ok(entries) = std::fs::read_dir(&self.proc) else {
+            return 0;
+        };
         for entry in entries.flatten() {
-            let Ok(name) = std::fs::read_to_string(entry.path().join("comm")) else { continue };
+            let Ok(name) = std::fs::read_to_string(entry.path().join("comm")) else {
+                continue;
+            };
             if ["kubelet", "k3s-server", "k3s-agent", "k3s", "kubelite"].contains(&name.trim())
                 && let Ok(meta) = entry.metadata()
             {
@@ -134,7 +154,12 @@ fn is_uid(text: &str) -> bool {
 fn start_time(process: &Path) -> Option<u64> {
     let stat = std::fs::read_to_string(process.join("stat")).ok()?;
     // The name in parentheses may hold anything; the fields after it are numbers.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -146,8 +171,14 @@ mod tests {
         let uid = "2f1b6f3e-90c1-4f6a-8a2e-5a1d3c7b9e10";
         for line in [
             format!("0::/kubepods/burstable/pod{uid}/8f3a"),
-            format!("4:memory:/kubepods.slice/kubepods-pod{}.slice/cri-containerd-ab.scope", uid.replace('-', "_")),
-            format!("0::/../../kubepods-besteffort-pod{}.slice/crio-1", uid.replace('-', "_")),
+            format!(
+                "4:memory:/kubepods.slice/kubepods-pod{}.slice/cri-containerd-ab.scope",
+                uid.replace('-', "_")
+            ),
+            format!(
+                "0::/../../kubepods-besteffort-pod{}.slice/crio-1",
+                uid.replace('-', "_")
+            ),
             format!("12:pids:/kubelet/kubepods/pod{uid}"),
         ] {
             assert_eq!(pod_in_cgroup(&line).as_deref(), Some(uid), "{line}");
@@ -156,7 +187,13 @@ mod tests {
             pod_in_cgroup("0::/kubepods/pod0123456789abcdef0123456789abcdef/x").as_deref(),
             Some("0123456789abcdef0123456789abcdef")
         );
-        for line in ["", "0::/", "0::/user.slice/podman-7", "0::/kubepods/podnothex/x", "1:cpu"] {
+        for line in [
+            "",
+            "0::/",
+            "0::/user.slice/podman-7",
+            "0::/kubepods/podnothex/x",
+            "1:cpu",
+        ] {
             assert_eq!(pod_in_cgroup(line), None, "{line}");
         }
     }

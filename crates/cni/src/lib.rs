@@ -5,8 +5,10 @@
 //! acknowledgement, probe exemption, annotation. A pod that is annotated is captured.
 
 pub mod apply;
+pub mod config;
 pub mod conflist;
 pub mod eligibility;
 pub mod finder;
+pub mod install;
 pub mod netns;
 pub mod rules;
