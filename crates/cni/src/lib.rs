@@ -8,6 +8,7 @@ pub mod apply;
 pub mod config;
 pub mod conflist;
 pub mod eligibility;
+pub mod enroll;
 pub mod finder;
 pub mod install;
 pub mod netns;
