@@ -261,7 +261,7 @@ mod naive {
             (StringMatch::Exact(t), Some(v)) => v.as_bytes() == t.as_bytes(),
             (StringMatch::Prefix(t), Some(v)) => v.as_bytes().starts_with(t.as_bytes()),
             (StringMatch::Suffix(t), Some(v)) => v.as_bytes().ends_with(t.as_bytes()),
-            (StringMatch::Presence, Some(v)) => v != "",
+            (StringMatch::Presence, Some(v)) => !v.is_empty(),
         }
     }
 

@@ -397,6 +397,11 @@ impl MeshState {
             .filter(|key| !self.policies.contains_key(*key))
     }
 
+    /// The workloads of the proxy's own node, in no order.
+    pub fn local_workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.local.values().flat_map(|named| named.values())
+    }
+
     /// All workloads, in no order.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.workloads.values()

@@ -1,1 +1,5 @@
 //! What both proxies share: workload store, certificate manager, DNS, the record of a connection.
+
+pub mod dns;
+pub mod dump;
+pub mod store;
