@@ -10,6 +10,7 @@ pub mod ca;
 pub mod credentials;
 pub mod tls;
 pub mod xds;
+pub mod zds;
 
 /// An error with all its causes on one line: `transport error: tcp connect error: refused`.
 pub fn error_chain(error: &dyn std::error::Error) -> String {
