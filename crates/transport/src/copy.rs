@@ -130,6 +130,3 @@ fn conclude(direction: Poll<Result<Ended, CopyError>>) -> Option<Result<(), Copy
         Poll::Ready(Err(e)) => Some(Err(e)),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -55,7 +55,7 @@
 //! let request = hbone::ConnectRequest::new("10.1.2.3:8080");
 //! let dial = move || hbone::client::dial(hbone::client::Dial {
 //!     destination: server, netns: None, socket: Default::default(),
-//!     certificate: cert, expected, http2: hbone::Http2Settings::client(),
+//!     certificate: cert.clone(), expected: expected.clone(), http2: hbone::Http2Settings::client(),
 //! });
 //! let opened = pool.open(&(1, 2), dial, &request).await?;
 //! copy::bidirectional(app, opened.stream, &copy::Counters::default()).await?;

@@ -42,10 +42,8 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let acceptor = TlsAcceptor::from(certificate.server_config());
-    let stream = acceptor
-        .accept(ReadAhead::new(io))
-        .await
-        .map_err(AcceptError)?;
+    let accepted = acceptor.accept(ReadAhead::new(io)).await;
+    let stream = accepted.map_err(|e| AcceptError(readable(e)))?;
     Ok(TlsStream::new(stream.into()))
 }
 
@@ -62,8 +60,24 @@ where
 {
     let connector = TlsConnector::from(certificate.client_config(expected));
     let name = ServerName::IpAddress(address.ip().into());
-    let stream = connector.connect(name, ReadAhead::new(io)).await?;
+    let stream = connector
+        .connect(name, ReadAhead::new(io))
+        .await
+        .map_err(readable)?;
     Ok(TlsStream::new(stream.into()))
+}
+
+/// Our own reasons to refuse a certificate in words; the TLS library would show them as a data
+/// structure.
+fn readable(e: io::Error) -> io::Error {
+    use rustls::{CertificateError, Error};
+    let refused = e.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    match refused {
+        Some(Error::InvalidCertificate(CertificateError::Other(why))) => {
+            io::Error::new(e.kind(), format!("invalid peer certificate: {}", why.0))
+        }
+        _ => e,
+    }
 }
 
 impl<IO> TlsStream<IO> {
