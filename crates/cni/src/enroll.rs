@@ -22,7 +22,7 @@ use crate::finder::Wanted;
 use crate::netns::Netns;
 
 pub use ports::{Annotator, Kernel, LinkError, ProxyLink};
-pub use state::{Announcement, Member, PodKey, SnapshotEntry};
+pub use state::{Announcement, Member, PodKey};
 
 use state::Members;
 
@@ -32,6 +32,15 @@ pub enum EnrolError {
     /// The pod has no process in a namespace of its own yet, or any more.
     #[error("no network namespace with the pod's address was found on this node")]
     NoNetns,
+    /// The namespace that the plugin named cannot be used.
+    #[error("the pod's network namespace {path}: {source}")]
+    PluginNetns {
+        /// Its path on the node.
+        path: String,
+        /// What happened.
+        #[source]
+        source: std::io::Error,
+    },
     /// The processes of the node could not be read.
     #[error("the processes of the node cannot be read: {0}; is /proc of the node mounted?")]
     Find(#[source] std::io::Error),
@@ -44,6 +53,9 @@ pub enum EnrolError {
     /// The annotation could not be written.
     #[error("the pod cannot be annotated: {0}; may the agent patch pods/status?")]
     Annotate(String),
+    /// The watch has not brought the pod's namespace yet.
+    #[error("namespace {0} is not known yet")]
+    UnknownNamespace(String),
     /// A blocking step was cut off by the end of the process.
     #[error("the agent is stopping")]
     Stopping,
@@ -77,9 +89,9 @@ pub struct Enroller<K, L, A> {
 
 impl<K: Kernel, L: ProxyLink, A: Annotator> Enroller<K, L, A> {
     /// An enroller that knows no pods yet.
-    pub fn new(kernel: K, link: L, annotator: A, eligibility: Eligibility) -> Self {
+    pub fn new(kernel: Arc<K>, link: L, annotator: A, eligibility: Eligibility) -> Self {
         Self {
-            kernel: Arc::new(kernel),
+            kernel,
             link,
             annotator,
             eligibility,
@@ -94,9 +106,9 @@ impl<K: Kernel, L: ProxyLink, A: Annotator> Enroller<K, L, A> {
         &self.eligibility
     }
 
-    /// What the node proxy is to know, for a proxy that just connected.
-    pub fn snapshot(&self) -> Vec<SnapshotEntry> {
-        self.members.lock().snapshot()
+    /// Names of the pods that something is kept about.
+    pub fn known(&self) -> Vec<PodKey> {
+        self.members.lock().keys()
     }
 
     /// Decides about a pod of this node, as the API shows it.
@@ -160,12 +172,16 @@ impl<K: Kernel, L: ProxyLink, A: Annotator> Enroller<K, L, A> {
             {
                 tracing::warn!("pod {}: {error}", PodKey::of(&pod));
             }
-            if netns.is_none() {
-                tracing::warn!("pod {}: {}", PodKey::of(&pod), EnrolError::NoNetns);
-            }
-            self.members
-                .lock()
-                .insert(Member::new(&pod, netns, addresses(&pod), true));
+            let fd = match &netns {
+                Some(netns) => Some(netns.duplicate().map_err(EnrolError::Find)?),
+                None => {
+                    tracing::warn!("pod {}: {}", PodKey::of(&pod), EnrolError::NoNetns);
+                    None
+                }
+            };
+            let member = Member::new(&pod, netns, addresses(&pod), true);
+            self.link.retain(&member.announcement(), fd).await;
+            self.members.lock().insert(member);
         }
         self.write_probes().await
     }

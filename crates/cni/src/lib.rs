@@ -4,12 +4,20 @@
 //! before a new pod starts. The order is always: rules, announcement to the node proxy and its
 //! acknowledgement, probe exemption, annotation. A pod that is annotated is captured.
 
+pub mod agent;
 pub mod apply;
+mod cluster;
 pub mod config;
 pub mod conflist;
 pub mod eligibility;
 pub mod enroll;
 pub mod finder;
+mod informer;
 pub mod install;
+mod kernel;
+mod link;
+mod metrics;
 pub mod netns;
+mod plugin_server;
+mod queue;
 pub mod rules;

@@ -53,6 +53,11 @@ pub trait ProxyLink: Send + Sync + 'static {
         netns: OwnedFd,
     ) -> impl Future<Output = Result<(), LinkError>> + Send;
 
+    /// Notes a pod that a proxy may already serve, for the snapshot of the proxy that connects
+    /// next. Without a namespace the proxy keeps what it has.
+    fn retain(&self, pod: &Announcement, netns: Option<OwnedFd>)
+    -> impl Future<Output = ()> + Send;
+
     /// Takes back a pod. No connected proxy is no error.
     fn withdraw(&self, uid: &str) -> impl Future<Output = Result<(), LinkError>> + Send;
 }

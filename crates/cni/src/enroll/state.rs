@@ -48,15 +48,6 @@ pub struct Announcement {
     pub service_account: String,
 }
 
-/// One pod of a snapshot.
-#[derive(Clone, Debug)]
-pub struct SnapshotEntry {
-    /// Who it is.
-    pub pod: Announcement,
-    /// Its namespace; `None` when it was not found yet, so that the proxy keeps what it has.
-    pub netns: Option<Arc<Netns>>,
-}
-
 /// A captured pod.
 #[derive(Clone, Debug)]
 pub struct Member {
@@ -155,24 +146,9 @@ impl Members {
         others.map(|m| m.pod.uid.clone()).collect()
     }
 
-    /// All pods, in a stable order. One that is not announced yet is part of it too: its rules are
-    /// in force, so it needs the proxy.
-    pub fn snapshot(&self) -> Vec<SnapshotEntry> {
-        let mut all: Vec<SnapshotEntry> = self
-            .0
-            .values()
-            .map(|m| SnapshotEntry {
-                pod: m.pod.clone(),
-                netns: m.netns.clone(),
-            })
-            .collect();
-        all.sort_by(|a, b| {
-            a.pod
-                .key
-                .cmp(&b.pod.key)
-                .then_with(|| a.pod.uid.cmp(&b.pod.uid))
-        });
-        all
+    /// Names of all pods.
+    pub fn keys(&self) -> Vec<PodKey> {
+        self.0.values().map(|m| m.pod.key.clone()).collect()
     }
 
     /// What the kubelet may reach. Only pods that the proxy has: the exemption comes after the

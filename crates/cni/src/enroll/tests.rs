@@ -79,6 +79,11 @@ impl ProxyLink for World {
         }
     }
 
+    async fn retain(&self, pod: &Announcement, netns: Option<OwnedFd>) {
+        let how = if netns.is_some() { "with" } else { "without" };
+        self.note("retain", &format!("{} {how} netns", pod.uid));
+    }
+
     async fn withdraw(&self, uid: &str) -> Result<(), LinkError> {
         self.note("withdraw", uid);
         Ok(())
@@ -100,7 +105,12 @@ fn enroller(world: &World) -> Enroller<World, World, World> {
         dns_capture: true,
         ipv6: true,
     };
-    Enroller::new(world.clone(), world.clone(), world.clone(), eligibility)
+    Enroller::new(
+        Arc::new(world.clone()),
+        world.clone(),
+        world.clone(),
+        eligibility,
+    )
 }
 
 fn pod(uid: &str, mark: Option<&str>) -> Pod {
@@ -145,7 +155,7 @@ async fn a_running_pod_goes_in_and_out_in_order() {
         enroller.decide(&pod("u", Some("enabled")), &ambient(true)),
         Step::Nothing
     );
-    assert_eq!(enroller.snapshot().len(), 1);
+    assert_eq!(enroller.known().len(), 1);
     assert_eq!(
         enroller.decide(&pod("u", Some("enabled")), &ambient(false)),
         Step::Unenrol
@@ -158,7 +168,7 @@ async fn a_running_pod_goes_in_and_out_in_order() {
         world.take(),
         ["probes", "no-rules", "withdraw u", "annotate -"]
     );
-    assert!(enroller.snapshot().is_empty());
+    assert!(enroller.known().is_empty());
     assert_eq!(
         enroller.decide(&pod("u", None), &ambient(false)),
         Step::Nothing
@@ -178,8 +188,7 @@ async fn without_the_proxy_a_running_pod_is_pending_and_tried_again() {
         world.take(),
         ["rules", "announce u shop/cart cart", "annotate pending"]
     );
-    // The proxy that connects next gets it with its snapshot; probes wait for the acknowledgement.
-    assert_eq!(enroller.snapshot().len(), 1);
+    assert_eq!(enroller.known().len(), 1);
     let pending = pod("u", Some("pending"));
     assert_eq!(enroller.decide(&pending, &ambient(true)), Step::Enrol);
     assert!(enroller.enrol_running(&pending).await.is_err());
@@ -220,7 +229,7 @@ async fn a_new_pod_that_fails_leaves_nothing_behind() {
             ["probes", "withdraw u"],
             "{step}: {log:?}"
         );
-        assert!(enroller.snapshot().is_empty(), "{step}");
+        assert!(enroller.known().is_empty(), "{step}");
     }
 }
 
@@ -234,10 +243,10 @@ async fn pods_from_before_the_start_are_restored_whatever_their_labels_say() {
         Arc::new(pod("c", None)),
     ];
     enroller.restore(&pods, true).await.expect("restore");
-    assert_eq!(world.take(), ["rules", "probes 10.244.1.7:9080"]);
-    let snapshot = enroller.snapshot();
-    assert_eq!(snapshot.len(), 1);
-    assert!(snapshot[0].netns.is_some());
+    assert_eq!(
+        world.take(),
+        ["rules", "retain a with netns", "probes 10.244.1.7:9080"]
+    );
     assert_eq!(enroller.decide(&pods[0], &ambient(false)), Step::Unenrol);
 }
 
@@ -251,7 +260,7 @@ async fn a_restored_pod_without_a_namespace_is_kept_and_enrolled_later() {
         .restore(std::slice::from_ref(&marked), true)
         .await
         .expect("restore");
-    assert!(enroller.snapshot()[0].netns.is_none(), "a keep, not an add");
+    assert_eq!(world.take()[0], "retain a without netns");
     assert_eq!(enroller.decide(&marked, &ambient(true)), Step::Enrol);
     assert!(matches!(
         enroller.enrol_running(&marked).await,
@@ -259,7 +268,11 @@ async fn a_restored_pod_without_a_namespace_is_kept_and_enrolled_later() {
     ));
     *world.absent.lock() = false;
     enroller.enrol_running(&marked).await.expect("found");
-    assert!(enroller.snapshot()[0].netns.is_some());
+    assert!(
+        world
+            .take()
+            .contains(&"announce a shop/cart cart".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -275,7 +288,7 @@ async fn a_pod_of_the_same_name_replaces_the_one_before() {
         .forget_others(&PodKey::of(&pod("new", None)), Some("new"))
         .await;
     assert_eq!(world.take(), ["probes", "withdraw old"]);
-    assert!(enroller.snapshot().is_empty());
+    assert!(enroller.known().is_empty());
 }
 
 #[test]
