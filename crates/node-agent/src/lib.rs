@@ -1,4 +1,6 @@
 //! A small kubelet, services, DNS and controllers over the Kubernetes API alone. Knows nothing of the mesh.
 
 pub mod controllers;
+pub mod dns;
 pub mod informer;
+pub mod service_proxy;
