@@ -56,6 +56,18 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// A namespace that somebody else made, for example `/proc/<pid>/ns/net` of a process in it.
+    pub fn open(path: impl AsRef<std::path::Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let label = path.display().to_string();
+        Ok(Self(Arc::new(Inner {
+            label,
+            fd: file.into(),
+            runtime: OnceLock::new(),
+        })))
+    }
+
     /// What it was called when it was made.
     pub fn label(&self) -> &str {
         &self.0.label

@@ -1,7 +1,7 @@
 //! Processes that a test starts and that do not outlive it.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -39,6 +39,24 @@ impl Process {
             child,
             output,
             readers,
+        })
+    }
+
+    /// Starts a command whose output goes to a file; [`output`](Self::output) stays empty. For
+    /// processes that say much while something is measured.
+    pub fn start_logged(command: &mut Command, log: &Path) -> Result<Self> {
+        let file = std::fs::File::create(log)
+            .with_context(|| format!("cannot write {}", log.display()))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        Ok(Self {
+            child,
+            output: Arc::default(),
+            readers: Vec::new(),
         })
     }
 

@@ -1,2 +1,39 @@
-//! Automation that needs only cargo.
-fn main() {}
+//! Automation that needs only cargo: `cargo xtask tidy` and `cargo xtask demo`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod demo;
+mod tidy;
+
+/// Automation of the Ambit repository.
+#[derive(Debug, Parser)]
+enum Command {
+    /// Check the invariants that hold the repository together
+    Tidy,
+    /// Walk through the mesh on a local cluster, checking every step
+    Demo(demo::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Command::parse() {
+        Command::Tidy => tidy::run(&repository()),
+        Command::Demo(args) => demo::run(&repository(), &args),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the repository: two folders above this crate.
+fn repository() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_owned()
+}

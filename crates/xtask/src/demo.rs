@@ -1,0 +1,141 @@
+//! The walk: one cluster, one mesh, Bookinfo, from plaintext to mutual TLS and back. Every command is
+//! printed as a user would type it, with its output, and every step checks what it claims.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context;
+
+mod link;
+mod shell;
+mod steps;
+
+use shell::Shell;
+
+/// Options of the demo.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Leave the cluster up at the end
+    #[arg(long)]
+    keep: bool,
+    /// Name of the cluster
+    #[arg(long, default_value = "demo")]
+    name: String,
+    /// Leave out the step that enrolls the namespace: shows that the checks can fail
+    #[arg(long)]
+    without_enrolment: bool,
+}
+
+/// What a step does, in the words of the summary, and how.
+type Step = (&'static str, fn(&Walk) -> anyhow::Result<String>);
+
+/// What the steps share.
+pub struct Walk {
+    shell: Shell,
+    name: String,
+}
+
+/// Walks. Returns whether every check held.
+///
+/// # Errors
+/// When the demo cannot begin.
+pub fn run(root: &Path, args: &Args) -> anyhow::Result<bool> {
+    let folder = std::env::temp_dir().join(format!("ambit-demo-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).context("cannot make a folder for the demo")?;
+    let walk = Walk {
+        shell: Shell::new(root, &folder)?,
+        name: args.name.clone(),
+    };
+    println!("This demo uses {}.", walk.shell.kubectl_name());
+
+    let rows = walk.steps(args);
+    let passed = rows.iter().all(|row| row.outcome.is_ok());
+    if !passed {
+        walk.diagnose();
+    }
+    let down = if args.keep { Ok(()) } else { walk.down() };
+    if !args.keep {
+        let _ = std::fs::remove_dir_all(&folder);
+    }
+    summary(&rows);
+    if args.keep {
+        walk.shell.how_to_go_on(&args.name);
+    }
+    if let Err(error) = &down {
+        println!("The cluster could not be taken down: {error:#}");
+    }
+    Ok(passed && down.is_ok())
+}
+
+/// One line of the summary.
+struct Row {
+    title: &'static str,
+    outcome: anyhow::Result<String>,
+    seconds: f64,
+}
+
+impl Walk {
+    /// All steps, up to the first that fails.
+    fn steps(&self, args: &Args) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for (title, step) in steps::ALL {
+            if args.without_enrolment && *title == steps::ENROLMENT {
+                continue;
+            }
+            println!("\n{}", shell::heading(title));
+            let began = Instant::now();
+            let outcome = step(self);
+            match &outcome {
+                Ok(found) => println!("{} {found}", shell::good()),
+                Err(error) => println!("{} {error:#}", shell::bad()),
+            }
+            let failed = outcome.is_err();
+            rows.push(Row {
+                title,
+                outcome,
+                seconds: began.elapsed().as_secs_f64(),
+            });
+            if failed {
+                break;
+            }
+        }
+        rows
+    }
+
+    /// Prints what somebody would look at first.
+    fn diagnose(&self) {
+        println!("\n{}", shell::heading("What the cluster looks like"));
+        for command in [
+            "kubectl get pods -A -o wide",
+            "kubectl get events -A",
+            "kubectl logs -n istio-system -l app=istiod --tail=30",
+            "kubectl logs -n istio-system -l k8s-app=istio-cni-node --tail=30",
+            "kubectl logs -n istio-system -l app=ztunnel --tail=30",
+        ] {
+            let _ = self.shell.show(command);
+        }
+    }
+
+    fn down(&self) -> anyhow::Result<()> {
+        println!("\n{}", shell::heading("Take the cluster down"));
+        self.shell
+            .show(&format!("ambit local down --name {}", self.name))
+            .map(|_| ())
+    }
+}
+
+fn summary(rows: &[Row]) {
+    println!("\n{}", shell::heading("Summary"));
+    for row in rows {
+        let (mark, text) = match &row.outcome {
+            Ok(found) => (shell::good(), found.clone()),
+            Err(error) => (shell::bad(), format!("{error:#}")),
+        };
+        let text = text.lines().next().unwrap_or_default().to_owned();
+        println!("{mark} {:<46} {:>6.1} s  {text}", row.title, row.seconds);
+    }
+    match rows.iter().find(|row| row.outcome.is_err()) {
+        None => println!("\nAll {} steps passed.", rows.len()),
+        Some(row) => println!("\nThe step \"{}\" failed.", row.title),
+    }
+}
