@@ -2,4 +2,6 @@
 
 pub mod dns;
 pub mod dump;
+pub mod metrics;
+pub mod record;
 pub mod store;

@@ -9,6 +9,7 @@ mod process;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Metric;
@@ -40,6 +41,11 @@ impl Registry {
         metric
     }
 
+    /// Adds families that are read at the moment a page is written.
+    pub fn register_collector(&self, collector: impl Collector) {
+        self.inner.lock().register_collector(Box::new(collector));
+    }
+
     /// Adds the gauge `istio_build{component,tag} 1`.
     pub fn add_build(&self, component: &str, tag: &str) {
         type Labels = [(String, String); 2];
@@ -60,8 +66,7 @@ impl Registry {
 
     /// Adds the `tokio_…` gauges of a runtime, read when the page is written.
     pub fn add_tokio(&self, handle: &tokio::runtime::Handle) {
-        let collector = process::TokioCollector(handle.metrics());
-        self.inner.lock().register_collector(Box::new(collector));
+        self.register_collector(process::TokioCollector(handle.metrics()));
     }
 
     /// Writes all families as OpenMetrics text, ending in `# EOF`.

@@ -21,6 +21,8 @@ const GATHER: Duration = Duration::from_millis(2);
 #[derive(Clone, Debug)]
 pub(super) struct Sink {
     shared: Arc<Shared>,
+    /// A thread takes the lines; without, they stay.
+    written: bool,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +46,7 @@ impl Sink {
     pub(super) fn start(output: Output) -> io::Result<Self> {
         let sink = Self {
             shared: Arc::default(),
+            written: true,
         };
         let shared = sink.shared.clone();
         std::thread::Builder::new()
@@ -59,6 +62,7 @@ impl Sink {
     pub(super) fn memory() -> (Self, Capture) {
         let sink = Self {
             shared: Arc::default(),
+            written: false,
         };
         (sink.clone(), Capture(sink))
     }
@@ -82,7 +86,7 @@ impl Sink {
     pub(super) fn flush(&self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         let mut buffer = self.shared.buffer.lock();
-        while buffer.writing || !buffer.lines.is_empty() {
+        while self.written && (buffer.writing || !buffer.lines.is_empty()) {
             if self
                 .shared
                 .written
@@ -163,6 +167,7 @@ mod tests {
     fn a_stuck_output_loses_lines_and_never_blocks() {
         let sink = Sink {
             shared: Arc::default(),
+            written: true,
         };
         let output = Slow::default();
         let closed = output.gate.lock();
