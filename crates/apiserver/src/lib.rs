@@ -1,1 +1,53 @@
 //! The Kubernetes API in a process: storage, watch, patch, CRDs, RBAC. Knows nothing of the mesh.
+//!
+//! [`Server::builder`] starts a server on listeners that the caller has bound; [`Handle`] says
+//! where it is, makes credentials for it, and stops it. Everything is in memory: a server that
+//! stops forgets its objects.
+//!
+//! What always holds:
+//! - a write is decided on plain values and committed by compare-and-swap (`ops`, `store`);
+//! - one resource version for everything, and a watch that cannot continue says so in its stream;
+//! - what this server does not do, it refuses or warns about; it never pretends.
+//!
+//! The way of a request: `server` (TLS) → `handlers` (authenticate, authorize, route) → `ops`
+//! (decode, default, validate, commit) → `store` → `watch`.
+
+mod admission;
+mod api;
+mod apply;
+mod authn;
+mod crd;
+mod decode;
+mod defaults;
+mod discovery;
+mod events;
+mod gc;
+mod handlers;
+mod hooks;
+mod http;
+pub mod kubeconfig;
+mod kubelet;
+mod namespaces;
+mod object;
+mod openapi;
+mod ops;
+mod patch;
+pub mod pki;
+mod protobuf;
+mod quantity;
+mod rbac;
+mod registry;
+mod request;
+mod schema;
+mod selectors;
+mod server;
+mod services;
+mod status;
+mod store;
+mod table;
+mod tls;
+mod validation;
+mod views;
+mod watch;
+
+pub use server::{Builder, Handle, Server, StartError};

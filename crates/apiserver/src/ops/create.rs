@@ -1,0 +1,219 @@
+//! Creating an object.
+
+use super::{Writer, key, shape};
+use crate::{
+    admission,
+    api::Api,
+    apply,
+    decode::Decoded,
+    defaults, hooks,
+    object::{self, Object},
+    registry::{Resource, Schema},
+    status::{ApiError, Result},
+    store::WriteError,
+    validation,
+};
+use rand::RngExt;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Attempts to find a free name from `generateName`.
+const NAME_ATTEMPTS: usize = 8;
+
+/// Creates an object in `namespace` (ignored for resources of the cluster).
+pub fn create(
+    api: &Api,
+    resource: &Resource,
+    namespace: &str,
+    decoded: Decoded,
+    writer: &mut Writer<'_>,
+) -> Result<Arc<Object>> {
+    let value = crate::events::stored(resource, shape(resource, decoded, writer)?);
+    create_shaped(api, resource, namespace, value, writer)
+}
+
+fn create_shaped(
+    api: &Api,
+    resource: &Resource,
+    namespace: &str,
+    mut value: Value,
+    writer: &mut Writer<'_>,
+) -> Result<Arc<Object>> {
+    place(api, resource, namespace, &mut value)?;
+    let generated = generate_name(&mut value);
+    let name = object::name(&value).to_string();
+    if !generated && !name.is_empty() && api.store.get(&key(resource, namespace, &name)).is_some() {
+        return Err(ApiError::already_exists(
+            &resource.group,
+            &resource.plural,
+            &name,
+        ));
+    }
+    stamp(resource, &mut value);
+    defaults::on_create(resource, &mut value);
+    admission::on_create(api, resource, &mut value, writer)?;
+    validation::on_create(api, resource, &value)?;
+    let allocated = hooks::allocate(api, resource, &mut value, None, writer.dry_run)?;
+    apply::track(resource, None, &mut value, &writer.manager, "");
+    if let Some(why) = resource.inert {
+        tracing::warn!(kind = %resource.kind, %name, "{why}");
+        writer.warn(format!("{} {why}", resource.qualified()));
+    }
+    if writer.dry_run {
+        return Ok(Arc::new(Object::new(value, 0)));
+    }
+    match store(api, resource, namespace, value, generated) {
+        Ok(object) => {
+            hooks::created(api, resource, &object);
+            Ok(object)
+        }
+        Err(error) => {
+            hooks::release(api, allocated);
+            Err(error)
+        }
+    }
+}
+
+fn store(
+    api: &Api,
+    resource: &Resource,
+    namespace: &str,
+    mut value: Value,
+    generated: bool,
+) -> Result<Arc<Object>> {
+    for _ in 0..NAME_ATTEMPTS {
+        let name = object::name(&value).to_string();
+        let target = key(resource, namespace, &name);
+        // The value is needed again only if a generated name is taken.
+        let attempt = if generated {
+            value.clone()
+        } else {
+            std::mem::take(&mut value)
+        };
+        match api.store.create(&target, attempt) {
+            Ok(object) => return Ok(object),
+            Err(WriteError::Exists) if generated => {
+                object::set_metadata(&mut value, "name", None);
+                generate_name(&mut value);
+            }
+            Err(_) => {
+                return Err(ApiError::already_exists(
+                    &resource.group,
+                    &resource.plural,
+                    &name,
+                ));
+            }
+        }
+    }
+    Err(ApiError::already_exists(
+        &resource.group,
+        &resource.plural,
+        object::name(&value),
+    ))
+}
+
+/// Puts the object into the namespace of the request, which must exist.
+fn place(api: &Api, resource: &Resource, namespace: &str, value: &mut Value) -> Result<()> {
+    if !resource.namespaced {
+        object::set_metadata(value, "namespace", None);
+        return Ok(());
+    }
+    let own = object::namespace(value);
+    if !own.is_empty() && own != namespace {
+        return Err(ApiError::bad_request(format!(
+            "the namespace of the provided object does not match the namespace sent on the request ({own} != {namespace})"
+        )));
+    }
+    object::set_metadata(value, "namespace", Some(namespace.into()));
+    let found = api
+        .store
+        .get(&crate::store::Key::new(&"namespaces".into(), "", namespace));
+    let Some(found) = found else {
+        return Err(ApiError::not_found("", "namespaces", namespace));
+    };
+    if object::terminating(found.value()) {
+        let name = object::name(value);
+        let mut error = ApiError::forbidden(
+            &resource.group,
+            &resource.plural,
+            name,
+            &format!(
+                "unable to create new content in namespace {namespace} because it is being terminated"
+            ),
+        );
+        if let Some(details) = error.details.as_object_mut() {
+            details.insert(
+                "causes".into(),
+                json!([{"reason": "NamespaceTerminating",
+                        "message": format!("namespace {namespace} is being terminated"),
+                        "field": "metadata.namespace"}]),
+            );
+        }
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Makes a name from `generateName` if there is no name. Says whether it did.
+pub fn generate_name(value: &mut Value) -> bool {
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    let prefix = object::text(value, "/metadata/generateName").to_string();
+    if prefix.is_empty() || !object::name(value).is_empty() {
+        return false;
+    }
+    let mut rng = rand::rng();
+    let suffix: String = (0..5)
+        .map(|_| char::from(LETTERS[rng.random_range(0..LETTERS.len())]))
+        .collect();
+    let prefix: String = prefix.chars().take(58).collect();
+    object::set_metadata(value, "name", Some(format!("{prefix}{suffix}").into()));
+    true
+}
+
+/// Whether objects of the kind count changes of their spec.
+pub(super) fn has_generation(resource: &Resource) -> bool {
+    match &resource.schema {
+        Schema::Custom(_) => true,
+        Schema::Builtin(_) => !matches!(
+            (resource.group.as_ref(), resource.kind.as_ref()),
+            (
+                "",
+                "Namespace"
+                    | "Node"
+                    | "ConfigMap"
+                    | "Secret"
+                    | "ServiceAccount"
+                    | "Event"
+                    | "Endpoints"
+                    | "Service"
+            ) | (
+                "rbac.authorization.k8s.io" | "coordination.k8s.io" | "events.k8s.io",
+                _
+            )
+        ),
+    }
+}
+
+/// The part of `metadata` that only the server writes, and the status that only controllers do.
+fn stamp(resource: &Resource, value: &mut Value) {
+    for key in [
+        "resourceVersion",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "managedFields",
+    ] {
+        object::set_metadata(value, key, None);
+    }
+    object::set_metadata(value, "uid", Some(uuid::Uuid::new_v4().to_string().into()));
+    object::set_metadata(value, "creationTimestamp", Some(object::now().into()));
+    let generation = has_generation(resource).then(|| 1.into());
+    object::set_metadata(value, "generation", generation);
+    // A node comes with its status; everything else gets it from a controller.
+    if resource.has_subresource("status")
+        && !resource.is("", "Node")
+        && let Some(map) = value.as_object_mut()
+    {
+        map.shift_remove("status");
+    }
+}

@@ -1,0 +1,383 @@
+//! Kubernetes protobuf bodies into JSON values, by the field table.
+//!
+//! Clients with generated types (kubectl 1.32 and later among them) send protobuf for built-in
+//! kinds and accept JSON answers, so the server decodes and never encodes. Clients write the zero
+//! values of plain Go fields: empty texts mean "not set", while zeros and empty messages stay.
+
+use crate::{
+    registry::builtin::type_name,
+    schema::{Scalar, Shape, Types, builtin_types},
+    status::{ApiError, Result},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Map, Value};
+
+const MAGIC: &[u8] = b"k8s\0";
+/// Deeper nesting than any kind has (a CRD schema, which nests freely, must come as JSON).
+const MAX_DEPTH: usize = 32;
+
+/// One field on the wire.
+enum Wire<'a> {
+    Varint(u64),
+    Fixed64(u64),
+    Fixed32(u32),
+    Bytes(&'a [u8]),
+}
+
+/// Decodes an enveloped body. An envelope without content gives just `kind` and `apiVersion`.
+pub fn decode(bytes: &[u8]) -> Result<Value> {
+    let body = bytes.strip_prefix(MAGIC).ok_or_else(|| {
+        ApiError::bad_request(
+            "the body is no Kubernetes protobuf: it does not begin with \"k8s\\0\"",
+        )
+    })?;
+    let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
+    each(body, &mut |number, wire| {
+        match (number, wire) {
+            (1, Wire::Bytes(meta)) => each(meta, &mut |number, wire| {
+                match (number, wire) {
+                    (1, Wire::Bytes(b)) => api_version = text(b)?,
+                    (2, Wire::Bytes(b)) => kind = text(b)?,
+                    _ => {}
+                }
+                Ok(())
+            })?,
+            (2, Wire::Bytes(b)) => raw = b,
+            _ => {}
+        }
+        Ok(())
+    })
+    .map_err(broken)?;
+    let (group, version) = match api_version.split_once('/') {
+        Some((group, version)) => (group, version),
+        None => ("", api_version.as_str()),
+    };
+    let types = builtin_types();
+    let index = match kind.as_str() {
+        "DeleteOptions" => types.index("meta.v1.DeleteOptions"),
+        _ => types.index(type_name(group, version, &kind)),
+    };
+    let Some(index) = index.filter(|_| kind != "CustomResourceDefinition") else {
+        return Err(ApiError::unsupported_media_type(format!(
+            "protobuf bodies of kind {kind:?} in {api_version:?} cannot be read here: send application/json"
+        )));
+    };
+    let mut map = Map::new();
+    map.insert("kind".into(), kind.into());
+    map.insert("apiVersion".into(), api_version.clone().into());
+    message(types, index, raw, &mut map, 0).map_err(broken)?;
+    Ok(Value::Object(map))
+}
+
+fn broken(why: &'static str) -> ApiError {
+    ApiError::bad_request(format!("the protobuf body cannot be read: {why}"))
+}
+
+type Read<T> = std::result::Result<T, &'static str>;
+
+/// Calls `found` for each field of a message.
+fn each<'a>(mut rest: &'a [u8], found: &mut dyn FnMut(u32, Wire<'a>) -> Read<()>) -> Read<()> {
+    while !rest.is_empty() {
+        let tag = varint(&mut rest)?;
+        let number = u32::try_from(tag >> 3).map_err(|_| "a field number is too large")?;
+        let wire = match tag & 7 {
+            0 => Wire::Varint(varint(&mut rest)?),
+            1 => Wire::Fixed64(u64::from_le_bytes(fixed(&mut rest)?)),
+            5 => Wire::Fixed32(u32::from_le_bytes(fixed(&mut rest)?)),
+            2 => {
+                let length =
+                    usize::try_from(varint(&mut rest)?).map_err(|_| "a length is too large")?;
+                if length > rest.len() {
+                    return Err("a field is longer than the body");
+                }
+                let (bytes, after) = rest.split_at(length);
+                rest = after;
+                Wire::Bytes(bytes)
+            }
+            _ => return Err("unknown wire type"),
+        };
+        found(number, wire)?;
+    }
+    Ok(())
+}
+
+fn varint(rest: &mut &[u8]) -> Read<u64> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (&byte, after) = rest.split_first().ok_or("a number is cut off")?;
+        *rest = after;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err("a number is too long")
+}
+
+fn fixed<const N: usize>(rest: &mut &[u8]) -> Read<[u8; N]> {
+    let (bytes, after) = rest.split_first_chunk::<N>().ok_or("a number is cut off")?;
+    *rest = after;
+    Ok(*bytes)
+}
+
+fn text(bytes: &[u8]) -> Read<String> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| "a text is not UTF-8")
+}
+
+fn message(
+    types: &Types,
+    index: usize,
+    bytes: &[u8],
+    into: &mut Map<String, Value>,
+    depth: usize,
+) -> Read<()> {
+    if depth > MAX_DEPTH {
+        return Err("the object is nested too deeply");
+    }
+    each(bytes, &mut |number, wire| {
+        // Unknown numbers belong to newer versions of the kind.
+        let Some(field) = types.get(index).fields.iter().find(|f| f.number == number) else {
+            return Ok(());
+        };
+        if let (true, Shape::Message(inner), Wire::Bytes(b)) = (field.inline, &field.shape, &wire) {
+            return message(types, *inner, b, into, depth + 1);
+        }
+        match &field.shape {
+            Shape::List(inner) => list(types, inner, wire, field.json, into, depth),
+            Shape::Map(inner) => entry(types, inner, wire, field.json, into, depth),
+            shape => {
+                if let Some(value) = single(types, shape, wire, depth)? {
+                    into.insert(field.json.to_string(), value);
+                }
+                Ok(())
+            }
+        }
+    })
+}
+
+fn list(
+    types: &Types,
+    inner: &Shape,
+    wire: Wire<'_>,
+    json: &str,
+    into: &mut Map<String, Value>,
+    depth: usize,
+) -> Read<()> {
+    let slot = into
+        .entry(json.to_string())
+        .or_insert_with(|| Value::Array(Vec::new()));
+    let Value::Array(items) = slot else {
+        return Err("a list field has another form");
+    };
+    // Numbers may come packed.
+    if let (Shape::Scalar(Scalar::Int32 | Scalar::Int64), Wire::Bytes(packed)) = (inner, &wire) {
+        let mut packed = *packed;
+        while !packed.is_empty() {
+            items.push((varint(&mut packed)? as i64).into());
+        }
+        return Ok(());
+    }
+    let item = match (inner, &wire) {
+        // Empty texts count in lists.
+        (Shape::Scalar(Scalar::String), Wire::Bytes(b)) => text(b)?.into(),
+        _ => single(types, inner, wire, depth)?.unwrap_or_else(|| "".into()),
+    };
+    items.push(item);
+    Ok(())
+}
+
+fn entry(
+    types: &Types,
+    inner: &Shape,
+    wire: Wire<'_>,
+    json: &str,
+    into: &mut Map<String, Value>,
+    depth: usize,
+) -> Read<()> {
+    let Wire::Bytes(bytes) = wire else {
+        return Err("a map entry has the wrong form");
+    };
+    let (mut key, mut value) = (String::new(), None);
+    each(bytes, &mut |number, wire| {
+        match (number, wire) {
+            (1, Wire::Bytes(b)) => key = text(b)?,
+            (2, Wire::Bytes(b)) if *inner == Shape::Scalar(Scalar::String) => {
+                value = Some(text(b)?.into());
+            }
+            (2, wire) => value = single(types, inner, wire, depth)?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let slot = into
+        .entry(json.to_string())
+        .or_insert_with(|| Value::Object(Map::new()));
+    if let Value::Object(map) = slot {
+        map.insert(key, value.unwrap_or_else(|| "".into()));
+    }
+    Ok(())
+}
+
+/// One value; None for what counts as not set.
+fn single(types: &Types, shape: &Shape, wire: Wire<'_>, depth: usize) -> Read<Option<Value>> {
+    let scalar = match shape {
+        Shape::Scalar(scalar) => *scalar,
+        Shape::Message(index) => {
+            let Wire::Bytes(bytes) = wire else {
+                return Err("an object has the wrong form");
+            };
+            let mut map = Map::new();
+            message(types, *index, bytes, &mut map, depth + 1)?;
+            return Ok(Some(Value::Object(map)));
+        }
+        Shape::List(_) | Shape::Map(_) => return Err("lists of lists do not exist"),
+    };
+    match (scalar, wire) {
+        (Scalar::Bool, Wire::Varint(n)) => Ok(Some((n != 0).into())),
+        (Scalar::Int32, Wire::Varint(n)) => Ok(Some((n as i32).into())),
+        (Scalar::Int64, Wire::Varint(n)) => Ok(Some((n as i64).into())),
+        (Scalar::Double, Wire::Fixed64(n)) => Ok(Some(f64::from_bits(n).into())),
+        (Scalar::Double, Wire::Fixed32(n)) => Ok(Some(f64::from(f32::from_bits(n)).into())),
+        (Scalar::String, Wire::Bytes(b)) => {
+            Ok(Some(text(b)?).filter(|t| !t.is_empty()).map(Value::from))
+        }
+        (Scalar::Bytes, Wire::Bytes(b)) => Ok(Some(STANDARD.encode(b).into())),
+        (_, Wire::Bytes(b)) => special(scalar, b),
+        _ => Err("a value has the wrong wire type"),
+    }
+}
+
+/// The types that are messages in protobuf and leaves in JSON.
+fn special(scalar: Scalar, bytes: &[u8]) -> Read<Option<Value>> {
+    let (mut ints, mut texts) = ([0i64; 4], [None, None, None, None]);
+    let mut repeated = Vec::new();
+    each(bytes, &mut |number, wire| {
+        let slot = (number as usize).min(3);
+        match wire {
+            Wire::Varint(n) => ints[slot] = n as i64,
+            Wire::Bytes(b) => {
+                texts[slot] = Some(b);
+                repeated.push(b);
+            }
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let first = texts[1].unwrap_or_default();
+    Ok(match scalar {
+        Scalar::Quantity => Some(text(first)?.into()),
+        Scalar::Time | Scalar::MicroTime => time(scalar, ints[1], ints[2]),
+        Scalar::Duration => Some(format!("{}s", ints[1] as f64 / 1e9).into()),
+        Scalar::IntOrString if ints[1] == 0 => Some(ints[2].into()),
+        Scalar::IntOrString => Some(text(texts[3].unwrap_or_default())?.into()),
+        Scalar::Raw | Scalar::FieldsV1 | Scalar::Json if first.is_empty() => None,
+        Scalar::Raw | Scalar::FieldsV1 | Scalar::Json => {
+            Some(serde_json::from_slice(first).map_err(|_| "an embedded object is not JSON")?)
+        }
+        Scalar::Extra => {
+            let list: Read<Vec<Value>> = repeated
+                .into_iter()
+                .map(|b| text(b).map(Value::from))
+                .collect();
+            Some(Value::Array(list?))
+        }
+        _ => return Err("a value has the wrong wire type"),
+    })
+}
+
+/// Seconds and nanoseconds as text; the zero time means "not set".
+fn time(scalar: Scalar, seconds: i64, nanos: i64) -> Option<Value> {
+    if seconds == 0 && nanos == 0 {
+        return None;
+    }
+    let at = jiff::Timestamp::new(seconds, i32::try_from(nanos).ok()?).ok()?;
+    // Go's zero time is the year 1.
+    if seconds < -62_135_596_000 {
+        return None;
+    }
+    let format = match scalar {
+        Scalar::MicroTime => "%Y-%m-%dT%H:%M:%S%.6fZ",
+        _ => "%Y-%m-%dT%H:%M:%SZ",
+    };
+    Some(at.strftime(format).to_string().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn field(number: u32, body: &[u8]) -> Vec<u8> {
+        assert!(body.len() < 128 && number < 16);
+        let mut out = vec![(number as u8) << 3 | 2, body.len() as u8];
+        out.extend_from_slice(body);
+        out
+    }
+
+    fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+        let meta = [field(1, api_version.as_bytes()), field(2, kind.as_bytes())].concat();
+        [MAGIC.to_vec(), field(1, &meta), field(2, raw)].concat()
+    }
+
+    #[test]
+    fn a_config_map() {
+        let metadata = [field(1, b"cm"), field(3, b""), field(8, &[])].concat();
+        let entry = [field(1, b"k"), field(2, b"v")].concat();
+        let raw = [field(1, &metadata), field(2, &entry)].concat();
+        let value = decode(&envelope("v1", "ConfigMap", &raw)).unwrap();
+        assert_eq!(
+            value,
+            json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "cm"}, "data": {"k": "v"}})
+        );
+    }
+
+    #[test]
+    fn inline_structs_and_specials() {
+        // Volume{name: "v", volumeSource: {emptyDir: {}}}
+        let volume = [field(1, b"v"), field(2, &field(2, &[]))].concat();
+        let raw = field(2, &field(1, &volume));
+        let value = decode(&envelope("v1", "Pod", &raw)).unwrap();
+        assert_eq!(
+            value["spec"]["volumes"],
+            json!([{"name": "v", "emptyDir": {}}])
+        );
+        // ServicePort{port: 80, targetPort: IntOrString{type: 1, strVal: "http"}}
+        let target = [vec![8, 1, 16, 0], field(3, b"http")].concat();
+        let port = [vec![24, 80], field(4, &target)].concat();
+        let value = decode(&envelope("v1", "Service", &field(2, &field(1, &port)))).unwrap();
+        assert_eq!(
+            value["spec"]["ports"],
+            json!([{"port": 80, "targetPort": "http"}])
+        );
+    }
+
+    #[test]
+    fn unknown_kinds_are_named() {
+        let e = decode(&envelope("example.com/v1", "Foo", &[])).unwrap_err();
+        assert_eq!(e.code, 415);
+        assert!(e.message.contains("Foo"));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+            let _ = decode(&envelope_any("v1", "Pod", &bytes));
+            let _ = decode(&envelope_any("apps/v1", "Deployment", &bytes));
+        }
+    }
+
+    fn envelope_any(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+        let meta = [field(1, api_version.as_bytes()), field(2, kind.as_bytes())].concat();
+        let mut out = [MAGIC.to_vec(), field(1, &meta), vec![18]].concat();
+        let mut n = raw.len();
+        while n >= 128 {
+            out.push((n as u8 & 0x7f) | 0x80);
+            n >>= 7;
+        }
+        out.push(n as u8);
+        out.extend_from_slice(raw);
+        out
+    }
+}

@@ -1,0 +1,62 @@
+//! Texts of cells.
+
+/// How long ago a time was, as kubectl writes it; `<unknown>` without a time.
+pub fn age(time: &str) -> String {
+    match time.parse::<jiff::Timestamp>() {
+        Ok(then) => duration(jiff::Timestamp::now().as_second() - then.as_second()),
+        Err(_) => "<unknown>".into(),
+    }
+}
+
+/// Seconds in at most two units: `5s`, `3m20s`, `2d4h`, `3y10d`.
+pub fn duration(seconds: i64) -> String {
+    const MINUTE: i64 = 60;
+    const HOUR: i64 = 60 * MINUTE;
+    const DAY: i64 = 24 * HOUR;
+    const YEAR: i64 = 365 * DAY;
+    let two = |big: i64, unit: char, small: i64, small_unit: char| match small {
+        0 => format!("{big}{unit}"),
+        small => format!("{big}{unit}{small}{small_unit}"),
+    };
+    match seconds {
+        // A clock that is a little ahead is no error.
+        s if s < -1 => "<invalid>".into(),
+        s if s < 0 => "0s".into(),
+        s if s < 2 * MINUTE => format!("{s}s"),
+        s if s < 10 * MINUTE => two(s / MINUTE, 'm', s % MINUTE, 's'),
+        s if s < 3 * HOUR => format!("{}m", s / MINUTE),
+        s if s < 8 * HOUR => two(s / HOUR, 'h', s % HOUR / MINUTE, 'm'),
+        s if s < 2 * DAY => format!("{}h", s / HOUR),
+        s if s < 8 * DAY => two(s / DAY, 'd', s % DAY / HOUR, 'h'),
+        s if s < 2 * YEAR => format!("{}d", s / DAY),
+        s if s < 8 * YEAR => two(s / YEAR, 'y', s % YEAR / DAY, 'd'),
+        s => format!("{}y", s / YEAR),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (s, text) in [
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (125, "2m5s"),
+            (600, "10m"),
+            (3 * 3600, "3h"),
+            (3 * 3600 + 120, "3h2m"),
+            (8 * 3600 + 60, "8h"),
+            (47 * 3600, "47h"),
+            (2 * 86400, "2d"),
+            (2 * 86400 + 3600, "2d1h"),
+            (8 * 86400 + 3600, "8d"),
+            (800 * 86400, "2y70d"),
+            (-5, "<invalid>"),
+        ] {
+            assert_eq!(duration(s), text);
+        }
+    }
+}
