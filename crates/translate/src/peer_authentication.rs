@@ -163,7 +163,7 @@ impl<'a> Candidates<'a> {
         match self.requirement(labels) {
             Requirement::Plaintext => None,
             Requirement::Identity => Some(static_strict_key(mesh).text()),
-            Requirement::Converted(facts, _) => Some(converted_key(facts).text()),
+            Requirement::Converted(facts, _) => Some(converted_key(&facts.key).text()),
         }
     }
 
@@ -221,13 +221,14 @@ impl<'a> Candidates<'a> {
 }
 
 /// Key of the policy that refuses whoever has no identity.
-fn static_strict_key(mesh: &Mesh) -> ObjectKey {
+pub fn static_strict_key(mesh: &Mesh) -> ObjectKey {
     ObjectKey::new(mesh.root_namespace.clone(), "istio_converted_static_strict")
 }
 
-fn converted_key(facts: &PeerFacts) -> ObjectKey {
-    let name = format!("converted_peer_authentication_{}", facts.key.name);
-    ObjectKey::new(facts.key.namespace.clone(), name)
+/// Key of the policy converted from the object with this key.
+pub fn converted_key(object: &ObjectKey) -> ObjectKey {
+    let name = format!("converted_peer_authentication_{}", object.name);
+    ObjectKey::new(object.namespace.clone(), name)
 }
 
 /// The policy that refuses whoever has no identity. It is published as long as there is any
@@ -269,7 +270,7 @@ fn convert(facts: &PeerFacts, kind: Converted) -> Authorization {
             })
             .collect(),
     };
-    deny(converted_key(facts), rules)
+    deny(converted_key(&facts.key), rules)
 }
 
 fn no_identity() -> Match {

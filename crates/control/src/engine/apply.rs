@@ -1,0 +1,289 @@
+//! Taking changes in: replace the facts, and mark what depends on what was or is now.
+
+use ambit_model::Text;
+use ambit_translate::labels::selects;
+use ambit_translate::peer_authentication::{Level, PeerFacts};
+use ambit_translate::policies::{self, PolicyFacts};
+use ambit_translate::workloads::endpoint_uid;
+use ambit_translate::{
+    Code, Finding, Labels, MeshConfig, NamespaceFacts, NodeFacts, ObjectKey, PodFacts,
+    ServiceFacts, SliceFacts,
+};
+
+use super::tables::{PeerEntry, PolicyEntry, in_namespace};
+use super::{Change, Engine, Kind, Observed, Output};
+
+impl Engine {
+    pub(super) fn take(&mut self, change: Change, output: &mut Output) {
+        match change {
+            Change::Namespace(name, facts) => self.namespace(name, facts),
+            Change::Node(name, facts) => self.node(name, facts),
+            Change::Pod(key, facts) => self.pod(key, facts),
+            Change::Service(key, facts) => self.service(key, facts),
+            Change::Slice(key, facts) => self.slice(key, facts),
+            Change::Policy(key, observed) => self.policy(key, observed),
+            Change::Peer(key, observed) => self.peer(key, observed),
+            Change::MeshConfig(config) => self.mesh_config(config),
+            Change::Unreadable(kind, key, error) => {
+                let finding = Finding::new(Code::UnreadableObject, kind.name(), error.clone());
+                output.findings.push((key.clone(), finding));
+                if matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication) {
+                    self.stale_statuses.object(kind, &key);
+                    self.tables.unreadable.insert((kind, key), error);
+                }
+            }
+            Change::Synced(kind) => {
+                self.waiting_for.remove(&kind);
+            }
+        }
+    }
+
+    fn namespace(&mut self, name: Text, facts: Option<NamespaceFacts>) {
+        let was_seen = self.tables.in_scope(&name);
+        let old = match facts.clone() {
+            Some(new) => self.tables.namespaces.insert(name.clone(), new),
+            None => self.tables.namespaces.remove(&name),
+        };
+        if self.tables.in_scope(&name) != was_seen {
+            self.mark_namespace(&name);
+        }
+        let distribution = |f: &Option<NamespaceFacts>| f.as_ref().and_then(|f| f.distribution);
+        if distribution(&old) != distribution(&facts) {
+            let keys = in_namespace(&self.tables.services, &name).map(|(key, _)| key.clone());
+            self.dirty.services.extend(keys);
+        }
+        if name == self.tables.settings.system_namespace {
+            self.update_mesh();
+        }
+    }
+
+    fn mark_namespace(&mut self, name: &Text) {
+        let keys = |table: &mut dyn Iterator<Item = &ObjectKey>| {
+            table.cloned().collect::<Vec<ObjectKey>>()
+        };
+        let tables = &self.tables;
+        self.dirty
+            .pods
+            .extend(keys(&mut in_namespace(&tables.pods, name).map(|(k, _)| k)));
+        self.dirty.services.extend(keys(
+            &mut in_namespace(&tables.services, name).map(|(k, _)| k),
+        ));
+        self.dirty.slices.extend(keys(
+            &mut in_namespace(&tables.slices, name).map(|(k, _)| k),
+        ));
+        self.dirty.policies.extend(keys(
+            &mut in_namespace(&tables.policies, name).map(|(k, _)| k),
+        ));
+        self.dirty
+            .peers
+            .extend(keys(&mut in_namespace(&tables.peers, name).map(|(k, _)| k)));
+        self.dirty.static_strict = true;
+        self.stale_statuses.namespace(name);
+        // Policies of the root namespace reach all others.
+        if *name == self.tables.mesh.root_namespace {
+            self.dirty.everything = true;
+        }
+    }
+
+    fn node(&mut self, name: Text, facts: Option<NodeFacts>) {
+        let old = match facts.clone() {
+            Some(new) => self.tables.nodes.insert(name.clone(), new),
+            None => self.tables.nodes.remove(&name),
+        };
+        if old != facts {
+            let pods: Vec<_> = self
+                .tables
+                .pods_on(&name)
+                .map(|pod| pod.key.clone())
+                .collect();
+            self.dirty.pods.extend(pods);
+        }
+    }
+
+    fn pod(&mut self, key: ObjectKey, facts: Option<PodFacts>) {
+        let old = self.tables.set_pod(&key, facts);
+        let new = self.tables.pods.get(&key);
+        if old.as_ref() == new {
+            return;
+        }
+        if old.as_ref().map(reach_of) != new.map(reach_of) {
+            self.stale_statuses.namespace(&key.namespace);
+        }
+        self.dirty.pods.insert(key);
+    }
+
+    fn service(&mut self, key: ObjectKey, facts: Option<ServiceFacts>) {
+        let old = self.tables.set_service(&key, facts);
+        let new = self.tables.services.get(&key);
+        if old.as_ref() == new {
+            return;
+        }
+        for facts in old.iter().chain(new).filter(|f| !f.selector.is_empty()) {
+            let pods = self.tables.pods_selected(&key.namespace, &facts.selector);
+            self.dirty.pods.extend(pods.map(|pod| pod.key.clone()));
+        }
+        for slice in self.tables.slices_of(&key) {
+            self.dirty.slices.insert(slice.key.clone());
+            self.dirty
+                .pods
+                .extend(slice.endpoints.iter().filter_map(|e| e.pod.clone()));
+        }
+        self.dirty.services.insert(key);
+    }
+
+    fn slice(&mut self, key: ObjectKey, facts: Option<SliceFacts>) {
+        let old = self.tables.set_slice(&key, facts);
+        let new = self.tables.slices.get(&key);
+        if old.as_ref() == new {
+            return;
+        }
+        for facts in old.iter().chain(new) {
+            // Pods that a selector selects do not depend on slices.
+            let service = self.tables.services.get(&facts.service);
+            if service.is_some_and(|s| s.selector.is_empty()) {
+                self.dirty
+                    .pods
+                    .extend(facts.endpoints.iter().filter_map(|e| e.pod.clone()));
+            }
+        }
+        if let Some(old) = old {
+            let no_pods = old.endpoints.iter().filter(|e| e.pod.is_none());
+            let addresses = no_pods.filter_map(|e| e.addresses.first());
+            let names = addresses.map(|ip| endpoint_uid(&self.tables.mesh, &key, *ip));
+            self.dirty.gone_addresses.extend(names);
+        }
+        self.dirty.slices.insert(key);
+    }
+
+    fn policy(&mut self, key: ObjectKey, observed: Option<Observed<PolicyFacts>>) {
+        self.tables
+            .unreadable
+            .remove(&(Kind::AuthorizationPolicy, key.clone()));
+        let entry = observed.map(|Observed { facts, conditions }| PolicyEntry {
+            translation: policies::translate(&self.tables.mesh, &facts),
+            facts,
+            conditions,
+        });
+        let facts = entry.as_ref().map(|e| e.facts.clone());
+        let old = match entry {
+            Some(new) => self.tables.policies.insert(key.clone(), new),
+            None => self.tables.policies.remove(&key),
+        };
+        let old = old.map(|e| e.facts);
+        self.stale_statuses.object(Kind::AuthorizationPolicy, &key);
+        if old == facts {
+            return;
+        }
+        // Workloads name the policies that select them; the others are found by namespace.
+        for selector in old.iter().chain(&facts).filter_map(|f| f.selector.as_ref()) {
+            self.mark_selected(&key.namespace, selector);
+        }
+        self.dirty.policies.insert(key);
+    }
+
+    /// Marks the pods that a policy of this namespace selects: of the root namespace, everywhere.
+    fn mark_selected(&mut self, namespace: &Text, selector: &Labels) {
+        let tables = &self.tables;
+        if *namespace == tables.mesh.root_namespace {
+            let selected = tables
+                .pods
+                .values()
+                .filter(|pod| selects(selector, &pod.labels));
+            self.dirty.pods.extend(selected.map(|pod| pod.key.clone()));
+        } else {
+            let selected = tables.pods_selected(namespace, selector);
+            self.dirty.pods.extend(selected.map(|pod| pod.key.clone()));
+        }
+    }
+
+    fn peer(&mut self, key: ObjectKey, observed: Option<Observed<PeerFacts>>) {
+        self.tables
+            .unreadable
+            .remove(&(Kind::PeerAuthentication, key.clone()));
+        let facts = observed.as_ref().map(|o| o.facts.clone());
+        let old = match observed {
+            Some(Observed { facts, conditions }) => self
+                .tables
+                .peers
+                .insert(key.clone(), PeerEntry { facts, conditions }),
+            None => self.tables.peers.remove(&key),
+        };
+        let old = old.map(|e| e.facts);
+        self.stale_statuses.object(Kind::PeerAuthentication, &key);
+        if old == facts {
+            return;
+        }
+        for facts in old.iter().chain(&facts) {
+            self.mark_peer(facts);
+        }
+        self.dirty.static_strict = true;
+        self.dirty.peers.insert(key);
+    }
+
+    fn mark_peer(&mut self, facts: &PeerFacts) {
+        let tables = &self.tables;
+        let namespace = &facts.key.namespace;
+        match facts.level(&tables.mesh) {
+            Level::Mesh => {
+                self.dirty.pods.extend(tables.pods.keys().cloned());
+                self.dirty.peers.extend(tables.peers.keys().cloned());
+                self.stale_statuses.everything();
+            }
+            Level::Namespace => {
+                let pods = in_namespace(&tables.pods, namespace).map(|(key, _)| key.clone());
+                self.dirty.pods.extend(pods);
+                let peers = in_namespace(&tables.peers, namespace).map(|(key, _)| key.clone());
+                self.dirty.peers.extend(peers);
+                self.stale_statuses.namespace(namespace);
+            }
+            Level::Workload => {
+                let selector = facts.selector.clone().unwrap_or_default();
+                let pods = tables
+                    .pods_selected(namespace, &selector)
+                    .map(|pod| pod.key.clone());
+                self.dirty.pods.extend(pods.collect::<Vec<_>>());
+                self.stale_statuses.namespace(namespace);
+            }
+            Level::Nothing => {}
+        }
+    }
+
+    fn mesh_config(&mut self, config: MeshConfig) {
+        if self.tables.config != config {
+            self.tables.config = config;
+            // Scope and trust reach everything.
+            self.dirty.everything = true;
+            self.stale_statuses.everything();
+            self.update_mesh();
+        }
+    }
+
+    /// Derives the settings again that come from the mesh configuration and the system namespace.
+    fn update_mesh(&mut self) {
+        let tables = &mut self.tables;
+        let mut mesh = tables.settings.mesh.clone();
+        mesh.trust_domain = tables.config.trust_domain.clone();
+        mesh.root_namespace = tables.config.root_namespace.clone();
+        if let Some(system) = tables.namespaces.get(&tables.settings.system_namespace) {
+            mesh.network = system.network();
+        }
+        if mesh == tables.mesh {
+            return;
+        }
+        if mesh.root_namespace != tables.mesh.root_namespace {
+            let key = ambit_translate::peer_authentication::static_strict_key(&tables.mesh);
+            self.dirty.gone_policies.insert(key.text());
+        }
+        tables.mesh = mesh;
+        for entry in tables.policies.values_mut() {
+            entry.translation = policies::translate(&tables.mesh, &entry.facts);
+        }
+        self.dirty.everything = true;
+        self.stale_statuses.everything();
+    }
+}
+
+/// What a status says about a pod depends on this.
+fn reach_of(pod: &PodFacts) -> (bool, bool, &Labels) {
+    (super::query::is_covered(pod), pod.in_mesh(), &pod.labels)
+}

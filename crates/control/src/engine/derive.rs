@@ -1,0 +1,207 @@
+//! Deriving what is marked.
+
+use std::collections::BTreeMap;
+
+use ambit_model::Text;
+use ambit_translate::labels::selects;
+use ambit_translate::peer_authentication::{self as peers, Candidates};
+use ambit_translate::services::service;
+use ambit_translate::workloads::{
+    PodInput, Serves, endpoint_uid, endpoint_workload, pod_uid, pod_workload,
+};
+use ambit_translate::{ObjectKey, PodFacts};
+
+use super::dirty::Dirty;
+use super::tables::Tables;
+use super::{AddressChange, Engine, Output, PolicyChange};
+
+impl Engine {
+    /// Derives what is marked, and takes the marks off.
+    pub(super) fn derive(&mut self, output: &mut Output) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        if dirty.everything {
+            dirty.mark_all(&self.tables);
+        }
+        let tables = &self.tables;
+        // What is gone comes first: where the same name is derived again, that holds.
+        output
+            .policies
+            .extend(dirty.gone_policies.into_iter().map(PolicyChange::Gone));
+        output
+            .addresses
+            .extend(dirty.gone_addresses.into_iter().map(AddressChange::Gone));
+
+        output
+            .addresses
+            .extend(dirty.services.iter().map(|key| tables.derive_service(key)));
+        for key in &dirty.slices {
+            tables.derive_slice(key, &mut output.addresses);
+        }
+        let mut by_namespace = BTreeMap::new();
+        for key in &dirty.pods {
+            let candidates = by_namespace
+                .entry(&key.namespace)
+                .or_insert_with(|| tables.peer_candidates(&key.namespace));
+            output.addresses.push(tables.derive_pod(key, candidates));
+        }
+        output
+            .policies
+            .extend(dirty.policies.iter().map(|key| tables.derive_policy(key)));
+        output
+            .policies
+            .extend(dirty.peers.iter().map(|key| tables.derive_converted(key)));
+        if dirty.static_strict {
+            output.policies.push(tables.derive_static_strict());
+        }
+    }
+}
+
+impl Dirty {
+    fn mark_all(&mut self, tables: &Tables) {
+        self.pods.extend(tables.pods.keys().cloned());
+        self.services.extend(tables.services.keys().cloned());
+        self.slices.extend(tables.slices.keys().cloned());
+        self.policies.extend(tables.policies.keys().cloned());
+        self.peers.extend(tables.peers.keys().cloned());
+        self.static_strict = true;
+    }
+}
+
+impl Tables {
+    fn derive_service(&self, key: &ObjectKey) -> AddressChange {
+        match self
+            .services
+            .get(key)
+            .filter(|_| self.in_scope(&key.namespace))
+        {
+            Some(facts) => {
+                let namespace = self.namespaces.get(&key.namespace);
+                let distribution = namespace.and_then(|ns| ns.distribution);
+                AddressChange::Service(Box::new(service(&self.mesh, facts, distribution)))
+            }
+            None => {
+                let hostname = self.mesh.hostname(&key.namespace, &key.name);
+                AddressChange::Gone(format!("{}/{hostname}", key.namespace).into())
+            }
+        }
+    }
+
+    /// Workloads of the endpoints of a slice that are no pods.
+    fn derive_slice(&self, key: &ObjectKey, changes: &mut Vec<AddressChange>) {
+        let Some(slice) = self.slices.get(key) else {
+            return;
+        };
+        let service = self
+            .services
+            .get(&slice.service)
+            .filter(|_| self.in_scope(&key.namespace));
+        for endpoint in slice.endpoints.iter().filter(|e| e.pod.is_none()) {
+            let workload =
+                service.and_then(|service| endpoint_workload(&self.mesh, service, slice, endpoint));
+            match (workload, endpoint.addresses.first()) {
+                (Some(workload), _) => changes.push(AddressChange::Workload(Box::new(workload))),
+                (None, Some(ip)) => {
+                    let uid = endpoint_uid(&self.mesh, key, *ip);
+                    changes.push(AddressChange::Gone(uid));
+                }
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// The `PeerAuthentication`s that can matter in a namespace.
+    pub(super) fn peer_candidates<'a>(&'a self, namespace: &'a Text) -> Candidates<'a> {
+        let root = self.active_peers(&self.mesh.root_namespace);
+        Candidates::new(&self.mesh, root, self.active_peers(namespace))
+    }
+
+    fn derive_pod(&self, key: &ObjectKey, candidates: &Candidates<'_>) -> AddressChange {
+        let pod = self.pods.get(key).filter(|_| self.in_scope(&key.namespace));
+        let workload = pod.and_then(|pod| {
+            let input = PodInput {
+                pod,
+                locality: self.nodes.get(&pod.node).map(|node| &node.locality),
+                services: self.services_of(pod),
+                policies: self.policies_of(pod, candidates),
+            };
+            pod_workload(&self.mesh, &input)
+        });
+        match workload {
+            Some(workload) => AddressChange::Workload(Box::new(workload)),
+            None => AddressChange::Gone(pod_uid(&self.mesh, key)),
+        }
+    }
+
+    fn services_of<'a>(&'a self, pod: &'a PodFacts) -> Vec<Serves<'a>> {
+        let selected = self.services_selecting(pod).map(Serves::Selected);
+        let listed = self
+            .slices_listing(&pod.key)
+            .map(|(s, slice)| Serves::Listed(s, slice));
+        selected.chain(listed).collect()
+    }
+
+    /// Keys of the policies that a workload names: those whose selector selects it, of its
+    /// namespace and of the root namespace, and that of its `PeerAuthentication`.
+    fn policies_of(&self, pod: &PodFacts, candidates: &Candidates<'_>) -> Vec<Text> {
+        let own = &pod.key.namespace;
+        let root = &self.mesh.root_namespace;
+        let more = (own != root)
+            .then(|| self.active_policies(root))
+            .into_iter()
+            .flatten();
+        let mut keys: Vec<Text> = self
+            .active_policies(own)
+            .chain(more)
+            .filter(|entry| entry.translation.authorization.is_some())
+            .filter(|entry| {
+                entry
+                    .facts
+                    .selector
+                    .as_ref()
+                    .is_some_and(|s| selects(s, &pod.labels))
+            })
+            .map(|entry| entry.facts.reference())
+            .collect();
+        keys.sort();
+        keys.extend(candidates.policies_of(&self.mesh, &pod.labels));
+        keys
+    }
+
+    fn derive_policy(&self, key: &ObjectKey) -> PolicyChange {
+        let entry = self
+            .policies
+            .get(key)
+            .filter(|e| self.is_active(key, &e.facts.labels));
+        match entry.and_then(|entry| entry.translation.authorization.clone()) {
+            Some(authorization) => PolicyChange::Policy(authorization),
+            None => PolicyChange::Gone(key.text()),
+        }
+    }
+
+    fn derive_converted(&self, key: &ObjectKey) -> PolicyChange {
+        let entry = self
+            .peers
+            .get(key)
+            .filter(|e| self.is_active(key, &e.facts.labels));
+        let converted = entry.and_then(|entry| {
+            let is_workload = entry.facts.level(&self.mesh) == peers::Level::Workload;
+            let candidates = is_workload.then(|| self.peer_candidates(&key.namespace))?;
+            candidates.converted(&entry.facts)
+        });
+        match converted {
+            Some(authorization) => PolicyChange::Policy(authorization),
+            None => PolicyChange::Gone(peers::converted_key(key).text()),
+        }
+    }
+
+    fn derive_static_strict(&self) -> PolicyChange {
+        let any = self
+            .peers
+            .iter()
+            .any(|(key, e)| self.is_active(key, &e.facts.labels));
+        match any {
+            true => PolicyChange::Policy(peers::static_strict(&self.mesh)),
+            false => PolicyChange::Gone(peers::static_strict_key(&self.mesh).text()),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! What has to be derived again.
+
+use std::collections::BTreeSet;
+
+use ambit_model::Text;
+use ambit_translate::ObjectKey;
+
+/// Marks of outputs whose inputs changed.
+#[derive(Debug, Default)]
+pub(super) struct Dirty {
+    /// All of them.
+    pub everything: bool,
+    /// Workloads of pods.
+    pub pods: BTreeSet<ObjectKey>,
+    /// Services.
+    pub services: BTreeSet<ObjectKey>,
+    /// Workloads of endpoints that are no pods, by slice.
+    pub slices: BTreeSet<ObjectKey>,
+    /// Policies.
+    pub policies: BTreeSet<ObjectKey>,
+    /// Policies converted from `PeerAuthentication`s.
+    pub peers: BTreeSet<ObjectKey>,
+    /// The policy that refuses plaintext.
+    pub static_strict: bool,
+    /// Names of workloads that are gone although their object is not.
+    pub gone_addresses: BTreeSet<Text>,
+    /// Names of policies that are gone although their object is not.
+    pub gone_policies: BTreeSet<Text>,
+}
