@@ -1,6 +1,9 @@
 //! A small kubelet, services, DNS and controllers over the Kubernetes API alone. Knows nothing of the mesh.
 
+pub mod catalogue;
+pub mod cni;
 pub mod controllers;
 pub mod dns;
 pub mod informer;
+pub mod kubelet;
 pub mod service_proxy;

@@ -1,0 +1,132 @@
+//! Writes a pod's status to the API server from a task of its own, so that a slow or absent API
+//! server never delays a restart. Only the newest status counts.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::kubelet::node::API_TIMEOUT;
+
+/// First delay after a refused or unanswered write.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The writer of one pod's status.
+pub(super) struct Publisher {
+    wanted: watch::Sender<Option<(u64, PodStatus)>>,
+    written: watch::Receiver<u64>,
+    published: u64,
+    api: Api<Pod>,
+}
+
+impl Publisher {
+    pub(super) fn new(client: &kube::Client, pod: &Pod) -> Self {
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+        let (wanted, receiver) = watch::channel(None);
+        let (done, written) = watch::channel(0);
+        tokio::spawn(write_all(
+            api.clone(),
+            pod.metadata.name.clone().unwrap_or_default(),
+            pod.metadata.uid.clone().unwrap_or_default(),
+            receiver,
+            done,
+        ));
+        Self {
+            wanted,
+            written,
+            published: 0,
+            api,
+        }
+    }
+
+    /// Replaces the status to be written.
+    pub(super) fn publish(&mut self, status: PodStatus) {
+        self.published += 1;
+        self.wanted.send_replace(Some((self.published, status)));
+    }
+
+    /// Waits for the last status and deletes the object. Keeps trying: nobody else would.
+    pub(super) async fn delete_object(&mut self, pod: &Pod) {
+        let last = self.published;
+        let flushed = self.written.wait_for(|written| *written >= last);
+        let _ = tokio::time::timeout(API_TIMEOUT, flushed).await;
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions {
+                uid: pod.metadata.uid.clone(),
+                resource_version: None,
+            }),
+            ..Default::default()
+        };
+        let mut delay = RETRY;
+        loop {
+            match tokio::time::timeout(API_TIMEOUT, self.api.delete(&name, &params)).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(kube::Error::Api(status))) if status.code == 404 || status.code == 409 => {
+                    return;
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(pod = name, "object not deleted, trying again: {error}")
+                }
+                Err(_) => tracing::warn!(pod = name, "object not deleted: no answer, trying again"),
+            }
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(Duration::from_secs(10));
+        }
+    }
+}
+
+async fn write_all(
+    api: Api<Pod>,
+    name: String,
+    uid: String,
+    mut wanted: watch::Receiver<Option<(u64, PodStatus)>>,
+    done: watch::Sender<u64>,
+) {
+    let mut delay = RETRY;
+    while wanted.changed().await.is_ok() {
+        loop {
+            let Some((number, status)) = wanted.borrow_and_update().clone() else {
+                break;
+            };
+            match write(&api, &name, &uid, &status).await {
+                Ok(()) => {
+                    delay = RETRY;
+                    done.send_replace(number);
+                    break;
+                }
+                Err(error) => {
+                    tracing::debug!(pod = name, "status not written, trying again: {error}");
+                    tokio::time::sleep(delay).await;
+                    delay = (delay * 2).min(Duration::from_secs(5));
+                }
+            }
+        }
+    }
+}
+
+/// A merge patch of the status, guarded by the uid. Lists are replaced as wholes; what a status no
+/// longer has is removed by `null`.
+async fn write(api: &Api<Pod>, name: &str, uid: &str, status: &PodStatus) -> Result<(), String> {
+    let mut status = serde_json::to_value(status).map_err(|error| error.to_string())?;
+    if let Some(object) = status.as_object_mut() {
+        for key in ["reason", "message", "podIP", "podIPs"] {
+            object.entry(key).or_insert(Value::Null);
+        }
+    }
+    let patch = json!({"metadata": {"uid": uid}, "status": status});
+    let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+    let request = api.patch_status(name, &params, &patch);
+    match tokio::time::timeout(API_TIMEOUT, request).await {
+        Ok(Ok(_)) => Ok(()),
+        // Gone, or another pod of that name: nothing to write any more.
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 || status.code == 409 => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no answer".to_string()),
+    }
+}
