@@ -77,7 +77,7 @@ fn install(walk: &Walk) -> anyhow::Result<String> {
 fn deploy(walk: &Walk) -> anyhow::Result<String> {
     let shell = &walk.shell;
     shell.show("kubectl create namespace bookinfo")?;
-    shell.show("kubectl apply -n bookinfo -f samples/bookinfo/bookinfo.yaml")?;
+    shell.show("kubectl apply -n bookinfo -f samples/bookinfo/platform/kube/bookinfo.yaml")?;
     shell.show("kubectl apply -n bookinfo -f samples/curl/curl.yaml")?;
     shell.show(
         "kubectl wait -n bookinfo --for=condition=Available deployment --all --timeout=60s",
