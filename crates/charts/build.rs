@@ -1,0 +1,5 @@
+//! Builds again when a chart gets a new file.
+
+fn main() {
+    println!("cargo::rerun-if-changed=../../charts");
+}
