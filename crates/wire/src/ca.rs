@@ -4,6 +4,7 @@
 mod authority;
 mod certificate;
 mod client;
+mod request;
 mod server;
 
 pub use authority::{Authority, AuthorityError, IssueError};

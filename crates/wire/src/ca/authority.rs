@@ -17,7 +17,8 @@ use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::certificate::Validity;
+use super::certificate::{IssuedCertificate, Validity};
+use super::request::new_request;
 
 /// Certificates are valid from a little before they are made, for clocks that are behind.
 const BACKDATE: Duration = Duration::from_secs(120);
@@ -192,6 +193,20 @@ impl Authority {
         Ok(elements)
     }
 
+    /// Makes a key and a certificate for it, as a client of this authority would get them.
+    pub fn certify(
+        &self,
+        identity: &Identity,
+        lifetime: Duration,
+    ) -> Result<IssuedCertificate, IssueError> {
+        let request = |error: rcgen::Error| IssueError::Request(error.to_string());
+        let (key, csr) = new_request(identity).map_err(request)?;
+        let elements = self.issue(&csr, identity, lifetime)?;
+        let (private, public) = (key.serialize_der(), key.der_bytes());
+        IssuedCertificate::from_response(&elements, identity, private, public, true)
+            .map_err(|error| IssueError::Sign(error.to_string()))
+    }
+
     /// Signs a certificate for a server of our own with a new key; returns chain and key as PEM.
     pub fn issue_server(
         &self,
@@ -294,7 +309,6 @@ fn random_serial() -> SerialNumber {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ca::IssuedCertificate;
 
     const DAY: Duration = Duration::from_secs(86_400);
 

@@ -8,12 +8,13 @@ use ambit_proto::ca::IstioCertificateRequest;
 use ambit_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData, SanType};
+use rcgen::PublicKeyData;
 use tokio::sync::Mutex;
 use tonic::Request;
 use tonic::transport::Channel;
 
 use super::certificate::{CertificateError, IssuedCertificate};
+use super::request::new_request;
 use super::{CERT_SIGNER, IMPERSONATED_IDENTITY};
 use crate::credentials::{Credentials, CredentialsError};
 use crate::tls::{ConnectError, Target};
@@ -162,14 +163,4 @@ impl Client {
             (Err(error), None) => Err(error.into()),
         }
     }
-}
-
-/// A new key, and a request that names the identity.
-fn new_request(identity: &Identity) -> Result<(KeyPair, String), rcgen::Error> {
-    let key = KeyPair::generate()?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
-    let csr = params.serialize_request(&key)?.pem()?;
-    Ok((key, csr))
 }
