@@ -3,7 +3,6 @@
 //! A tunnel leads only into the pod whose address it ended at. Anything else in `:authority` is
 //! accepted only as a name for that pod, or for what that pod stands in front of.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -21,41 +20,6 @@ pub enum Authority {
     Address(SocketAddr),
     /// A name and port.
     Name(Text, u16),
-}
-
-/// Why `:authority` cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no valid authority pseudo header: {0}")]
-pub struct AuthorityError(pub String);
-
-impl std::str::FromStr for Authority {
-    type Err = AuthorityError;
-
-    fn from_str(s: &str) -> Result<Self, AuthorityError> {
-        let refuse = || AuthorityError(s.to_owned());
-        if let Ok(SocketAddr::V4(address)) = s.parse() {
-            return Ok(Self::Address(address.into()));
-        }
-        if let Ok(SocketAddr::V6(address)) = s.parse() {
-            let ip = address.ip().to_canonical();
-            return Ok(Self::Address(SocketAddr::new(ip, address.port())));
-        }
-        let (name, port) = s.rsplit_once(':').ok_or_else(refuse)?;
-        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '*');
-        if name.is_empty() || !name.chars().all(is_name) {
-            return Err(refuse());
-        }
-        Ok(Self::Name(name.into(), port.parse().map_err(|_| refuse())?))
-    }
-}
-
-impl fmt::Display for Authority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::Name(name, port) => write!(f, "{name}:{port}"),
-        }
-    }
 }
 
 /// A PROXY header that goes in front of the bytes.

@@ -67,31 +67,6 @@ fn address(state: &MeshState, w: &Workload, authority: &str) -> String {
 }
 
 #[test]
-fn authorities() {
-    let parse = |s: &str| s.parse::<Authority>().map(|a| a.to_string());
-    assert_eq!(parse("10.0.0.1:80").unwrap(), "10.0.0.1:80");
-    assert_eq!(parse("[fd00::1]:80").unwrap(), "[fd00::1]:80");
-    assert_eq!(parse("[::ffff:10.0.0.1]:80").unwrap(), "10.0.0.1:80");
-    assert_eq!(
-        parse("cart.ns.svc.cluster.local:80").unwrap(),
-        "cart.ns.svc.cluster.local:80"
-    );
-    for bad in [
-        "",
-        "cart",
-        "10.0.0.1",
-        ":80",
-        "a:b",
-        "a:70000",
-        "fd00::1:x",
-        "a/b:80",
-        "a b:80",
-    ] {
-        assert!(parse(bad).is_err(), "{bad}");
-    }
-}
-
-#[test]
 fn only_the_pods_own_address_is_reached() {
     let w = local();
     let state = state(vec![service("cart", Some("10.1.0.1"))], &w);
