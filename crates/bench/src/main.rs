@@ -23,6 +23,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
+/// The allocator of Ambit's node proxy, whose role this program can take.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Benchmarks of the data path, side by side.
 #[derive(Parser)]
 struct Cli {

@@ -62,6 +62,7 @@
 //! # Ok(()) }
 //! ```
 
+mod buffers;
 pub mod copy;
 pub mod hbone;
 pub mod netns;

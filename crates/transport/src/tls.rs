@@ -6,6 +6,7 @@
 //! for each connection.
 
 mod certificate;
+mod coalesce;
 mod read_ahead;
 mod stream;
 mod verify;

@@ -4,10 +4,12 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::buffers::Buffer;
 
 use super::direction::{Sink, Source};
 use super::queue::Queue;
@@ -16,7 +18,7 @@ use super::sealed::Side;
 /// The first read, and the least: most requests fit.
 const SMALLEST_READ: usize = 4 * 1024;
 /// The largest read. More only leaves the cache before it is encrypted.
-const LARGEST_READ: usize = 128 * 1024;
+const LARGEST_READ: usize = crate::buffers::LARGE;
 /// Pieces in one vectored write.
 const PIECES: usize = 64;
 
@@ -59,15 +61,14 @@ impl Source for TcpReader {
         // Readiness first: an idle connection then holds no buffer.
         ready!(self.half.as_ref().poll_read_ready(cx))?;
         let size = self.next;
-        let mut buffer = BytesMut::with_capacity(size);
-        let mut into = ReadBuf::uninit(&mut buffer.spare_capacity_mut()[..size]);
+        let mut buffer = Buffer::take(size);
+        let mut into = ReadBuf::uninit(buffer.room());
         ready!(Pin::new(&mut self.half).poll_read(cx, &mut into))?;
         let read = into.filled().len();
-        // SAFETY: the read has initialised `read` bytes at the start of the buffer's capacity, and
-        // the buffer was empty before.
-        unsafe { buffer.set_len(read) };
+        // SAFETY: the read has initialised `read` bytes at the start of the buffer's room.
+        unsafe { buffer.filled(read) };
         self.adapt(size, read);
-        Poll::Ready(Ok((read > 0).then(|| buffer.freeze())))
+        Poll::Ready(Ok((read > 0).then(|| buffer.into_bytes())))
     }
 
     fn release(&mut self, _: usize) {}

@@ -9,15 +9,16 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use crate::buffers::{Buffer, LARGE};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes taken from the socket at once: four full records, and below the size from which
 /// allocators turn to the kernel.
-const SIZE: usize = 64 * 1024;
+const SIZE: usize = LARGE;
 
 pub(crate) struct ReadAhead<IO> {
     io: IO,
-    buffer: Vec<u8>,
+    buffer: Option<Buffer>,
     taken: usize,
 }
 
@@ -25,7 +26,7 @@ impl<IO> ReadAhead<IO> {
     pub(crate) fn new(io: IO) -> Self {
         Self {
             io,
-            buffer: Vec::new(),
+            buffer: None,
             taken: 0,
         }
     }
@@ -34,30 +35,24 @@ impl<IO> ReadAhead<IO> {
         &self.io
     }
 
-    fn waiting(&self) -> usize {
-        self.buffer.len() - self.taken
+    fn waiting(&self) -> &[u8] {
+        self.buffer
+            .as_ref()
+            .map_or(&[], |buffer| &buffer.as_ref()[self.taken..])
     }
 }
 
 impl<IO: AsyncRead + Unpin> ReadAhead<IO> {
-    /// Fills the empty buffer with one read.
+    /// Fills an empty buffer with one read.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.buffer.clear();
-        self.taken = 0;
-        self.buffer.reserve_exact(SIZE);
-        let mut into = ReadBuf::uninit(self.buffer.spare_capacity_mut());
-        let result = Pin::new(&mut self.io).poll_read(cx, &mut into);
+        let mut buffer = Buffer::take(SIZE);
+        let mut into = ReadBuf::uninit(buffer.room());
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut into))?;
         let filled = into.filled().len();
-        match result {
-            // SAFETY: the read has initialised `filled` bytes of the spare capacity, and the
-            // buffer was empty before.
-            Poll::Ready(Ok(())) => unsafe { self.buffer.set_len(filled) },
-            Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
-            Poll::Pending => {
-                self.buffer = Vec::new();
-                return Poll::Pending;
-            }
-        }
+        // SAFETY: the read has initialised the first `filled` bytes of the room.
+        unsafe { buffer.filled(filled) };
+        self.taken = 0;
+        self.buffer = Some(buffer);
         Poll::Ready(Ok(()))
     }
 }
@@ -69,14 +64,16 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ReadAhead<IO> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.waiting() == 0 {
+        if this.waiting().is_empty() {
+            this.buffer = None;
             if buf.remaining() >= SIZE {
                 return Pin::new(&mut this.io).poll_read(cx, buf);
             }
             ready!(this.poll_fill(cx))?;
         }
-        let n = this.waiting().min(buf.remaining());
-        buf.put_slice(&this.buffer[this.taken..this.taken + n]);
+        let waiting = this.waiting();
+        let n = waiting.len().min(buf.remaining());
+        buf.put_slice(&waiting[..n]);
         this.taken += n;
         Poll::Ready(Ok(()))
     }
@@ -114,6 +111,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ReadAhead<IO> {
 
 #[cfg(test)]
 mod tests {
+    use crate::buffers::{Buffer, LARGE};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -132,7 +130,7 @@ mod tests {
         let mut byte = [0u8];
         let idle = tokio::time::timeout(std::time::Duration::from_millis(5), b.read(&mut byte));
         assert!(idle.await.is_err());
-        assert_eq!(b.buffer.capacity(), 0);
+        assert!(b.buffer.is_none());
         drop(a);
         assert_eq!(b.read(&mut byte).await.unwrap(), 0);
     }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::WorkloadCertificate;
+use super::coalesce::Coalesce;
 use super::read_ahead::ReadAhead;
 use super::verify::identity_of;
 
@@ -24,9 +25,10 @@ const WRITE_BUFFER: usize = 256 * 1024;
 #[error("tls handshake error: {0}")]
 pub struct AcceptError(#[source] pub io::Error);
 
-/// A mutually authenticated connection.
+/// A mutually authenticated connection. What is written goes out when it is flushed, or when it
+/// fills a record.
 pub struct TlsStream<IO> {
-    inner: tokio_rustls::TlsStream<ReadAhead<IO>>,
+    inner: Coalesce<tokio_rustls::TlsStream<ReadAhead<IO>>>,
     peer: Option<Identity>,
 }
 
@@ -95,7 +97,10 @@ impl<IO> TlsStream<IO> {
             .peer_certificates()
             .and_then(|c| c.first())
             .and_then(identity_of);
-        Self { inner, peer }
+        Self {
+            inner: Coalesce::new(inner),
+            peer,
+        }
     }
 
     /// The peer's proven identity; none if its certificate names none.
@@ -105,12 +110,12 @@ impl<IO> TlsStream<IO> {
 
     /// The transport below.
     pub fn get_ref(&self) -> &IO {
-        self.inner.get_ref().0.get_ref()
+        self.inner.get_ref().get_ref().0.get_ref()
     }
 
     /// What was negotiated, for diagnostics: version, cipher suite and key exchange group.
     pub fn negotiated(&self) -> String {
-        let session = self.inner.get_ref().1;
+        let session = self.inner.get_ref().get_ref().1;
         let suite = session.negotiated_cipher_suite().map(|s| s.suite());
         let group = session.negotiated_key_exchange_group().map(|g| g.name());
         format!("{:?} {:?} {:?}", session.protocol_version(), suite, group)

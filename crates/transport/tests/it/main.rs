@@ -1,6 +1,10 @@
 //! The transport against itself over loopback, and in network namespaces.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 mod copy;
 mod hbone;
