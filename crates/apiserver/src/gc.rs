@@ -299,7 +299,7 @@ fn cleanup(api: &Api, name: &str) {
     if !object::terminating(definition.value()) {
         return;
     }
-    for resource in api.registry.custom(name).first() {
+    if let Some(resource) = api.registry.custom(name).first() {
         for object in api.store.list(&resource.storage, None).1 {
             if !object::terminating(object.value()) {
                 remove(api, resource, object.value(), "Background");

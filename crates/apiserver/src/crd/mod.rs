@@ -8,7 +8,7 @@ mod schema;
 mod walk;
 
 pub use check::check;
-pub use schema::Structural;
+pub use schema::{ListKind, Structural};
 pub use walk::{default, prune, validate};
 
 use crate::{
@@ -272,6 +272,24 @@ fn compile(version: &Value, spec: &Value) -> CustomVersion {
             .collect(),
         deprecation: deprecated.then(|| warning.unwrap_or_else(default_warning)),
     }
+}
+
+/// What the creator of a definition must know: rules in it that are not evaluated.
+pub fn unevaluated(resource: &Resource, crd: &Value) -> Option<String> {
+    if !resource.is("apiextensions.k8s.io", "CustomResourceDefinition") {
+        return None;
+    }
+    let versions = crd.pointer("/spec/versions").and_then(Value::as_array)?;
+    let schemas = versions
+        .iter()
+        .filter_map(|v| v.pointer("/schema/openAPIV3Schema"));
+    let rules: usize = schemas.map(|s| Structural::compile(s).rules_below()).sum();
+    (rules > 0).then(|| {
+        format!(
+            "{rules} validation rules (x-kubernetes-validations) of {} are stored, but this API server does not evaluate them",
+            object::name(crd)
+        )
+    })
 }
 
 /// Order of versions as Kubernetes prefers them: GA, beta, alpha, each the higher the better.

@@ -74,7 +74,7 @@ pub async fn patch(
     let kind = PatchKind::parse(&answer::content_type(request.headers()))?;
     let bytes = answer::read(request.into_body()).await?;
     if kind == PatchKind::Apply {
-        return apply::handle(context, resource, &bytes, part);
+        return apply(context, resource, &bytes, part);
     }
     let body = decode::json(&bytes)?;
     let mut writer = context.writer()?;
@@ -100,6 +100,96 @@ pub async fn patch(
         },
     )?;
     context.object(StatusCode::OK, resource, &updated, &writer.warnings)
+}
+
+/// Server-side apply: creates the object, or merges what its manager wants into it.
+fn apply(
+    context: &Context,
+    resource: &Arc<Resource>,
+    bytes: &[u8],
+    part: Part,
+) -> Result<Response<Body>> {
+    let mut writer = context.writer()?;
+    let force = context.query.flag("force");
+    if context.query.get("fieldManager").is_none() {
+        return Err(ApiError::unprocessable(
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+        ));
+    }
+    let decoded = decode::yaml(bytes)?;
+    if decoded
+        .value
+        .pointer("/metadata/managedFields")
+        .is_some_and(|m| !m.is_null())
+    {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    for key in ["apiVersion", "kind"] {
+        if crate::object::text(&decoded.value, &format!("/{key}")).is_empty() {
+            return Err(ApiError::bad_request(format!(
+                "invalid object type: {key} must be set in an apply patch"
+            )));
+        }
+    }
+    let config = ops::shape(resource, decoded, &mut writer)?;
+    let mut config = events::stored(resource, config);
+    limit_to(resource, part, &mut config);
+    let (namespace, name) = (context.namespace(), context.target.name.as_str());
+    if crate::object::name(&config).is_empty() {
+        crate::object::set_metadata(&mut config, "name", Some(name.into()));
+    }
+    loop {
+        let missing = ops::get(&context.api, resource, namespace, name).is_err();
+        if !missing {
+            let manager = writer.manager.clone();
+            writer.applying = true;
+            let subresource = part.subresource();
+            let updated = ops::update(
+                &context.api,
+                resource,
+                namespace,
+                name,
+                part,
+                &mut writer,
+                |live, _| apply::merge(resource, live, &config, &manager, subresource, force),
+            )?;
+            return context.object(StatusCode::OK, resource, &updated, &writer.warnings);
+        }
+        let of_no_object = part != Part::Object || !crate::object::uid(&config).is_empty();
+        if of_no_object || crate::object::name(&config) != name {
+            return Err(ApiError::not_found(&resource.group, &resource.plural, name));
+        }
+        writer.applying = true;
+        match ops::create_applied(
+            &context.api,
+            resource,
+            namespace,
+            config.clone(),
+            &mut writer,
+        ) {
+            Ok(created) => {
+                return context.object(StatusCode::CREATED, resource, &created, &writer.warnings);
+            }
+            // Someone else was faster: merge into what they made.
+            Err(error) if error.reason == "AlreadyExists" => continue,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Leaves in an apply only what its path can change.
+fn limit_to(resource: &Resource, part: Part, config: &mut Value) {
+    let Some(map) = config.as_object_mut() else {
+        return;
+    };
+    match part {
+        Part::Status => map
+            .retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status")),
+        _ if resource.has_subresource("status") => {
+            map.shift_remove("status");
+        }
+        _ => {}
+    }
 }
 
 fn patched(resource: &Resource, kind: PatchKind, body: &Value, current: &Value) -> Result<Value> {

@@ -225,6 +225,7 @@ impl Context {
             manager: self.query.get("fieldManager").unwrap_or(agent).to_string(),
             dry_run,
             validation: FieldValidation::parse(self.query.get("fieldValidation"))?,
+            applying: false,
             warnings: Vec::new(),
         })
     }

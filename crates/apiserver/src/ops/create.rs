@@ -32,6 +32,17 @@ pub fn create(
     create_shaped(api, resource, namespace, value, writer)
 }
 
+/// Creates an object from the body of a server-side apply, which has been shaped already.
+pub fn create_applied(
+    api: &Api,
+    resource: &Resource,
+    namespace: &str,
+    value: Value,
+    writer: &mut Writer<'_>,
+) -> Result<Arc<Object>> {
+    create_shaped(api, resource, namespace, value, writer)
+}
+
 fn create_shaped(
     api: &Api,
     resource: &Resource,
@@ -49,15 +60,25 @@ fn create_shaped(
             &name,
         ));
     }
+    let managers = writer
+        .applying
+        .then(|| apply::first(resource, &value, &writer.manager));
     stamp(resource, &mut value);
     defaults::on_create(resource, &mut value);
     admission::on_create(api, resource, &mut value, writer)?;
     validation::on_create(api, resource, &value)?;
     let allocated = hooks::allocate(api, resource, &mut value, None, writer.dry_run)?;
-    apply::track(resource, None, &mut value, &writer.manager, "");
+    match managers {
+        Some(managers) => object::set_metadata(&mut value, "managedFields", Some(managers)),
+        None => apply::track(resource, None, &mut value, &writer.manager, ""),
+    }
     if let Some(why) = resource.inert {
         tracing::warn!(kind = %resource.kind, %name, "{why}");
         writer.warn(format!("{} {why}", resource.qualified()));
+    }
+    if let Some(text) = crate::crd::unevaluated(resource, &value) {
+        tracing::warn!(%name, "{text}");
+        writer.warn(text);
     }
     if writer.dry_run {
         return Ok(Arc::new(Object::new(value, 0)));

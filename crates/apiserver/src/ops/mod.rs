@@ -9,7 +9,7 @@ mod delete;
 pub(crate) mod update;
 
 pub use admit::{FieldValidation, shape};
-pub use create::{create, generate_name};
+pub use create::{create, create_applied, generate_name};
 pub use delete::{DeleteOptions, delete, finalize};
 pub use update::{Part, update};
 
@@ -33,6 +33,8 @@ pub struct Writer<'a> {
     pub dry_run: bool,
     /// What to do about unknown and duplicate fields.
     pub validation: FieldValidation,
+    /// Whether this is a server-side apply, which keeps its own record of managers.
+    pub applying: bool,
     /// Texts for the client that are no errors.
     pub warnings: Vec<String>,
 }
@@ -45,6 +47,7 @@ impl<'a> Writer<'a> {
             manager: manager.to_string(),
             dry_run: false,
             validation: FieldValidation::Ignore,
+            applying: false,
             warnings: Vec::new(),
         }
     }

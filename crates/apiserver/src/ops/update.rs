@@ -31,7 +31,7 @@ pub enum Part {
 
 impl Part {
     /// The name of the subresource in managed fields.
-    fn subresource(self) -> &'static str {
+    pub fn subresource(self) -> &'static str {
         match self {
             Part::Object | Part::All => "",
             Part::Status => "status",
@@ -145,13 +145,15 @@ fn prepare(
     if unchanged(current, &next) {
         return Ok(None);
     }
-    apply::track(
-        resource,
-        Some(current),
-        &mut next,
-        &writer.manager,
-        part.subresource(),
-    );
+    if !writer.applying {
+        apply::track(
+            resource,
+            Some(current),
+            &mut next,
+            &writer.manager,
+            part.subresource(),
+        );
+    }
     Ok(Some(next))
 }
 

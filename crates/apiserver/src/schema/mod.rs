@@ -51,6 +51,8 @@ pub struct Field {
     pub patch: Option<Option<&'static str>>,
     /// Whether `$retainKeys` is meant for it.
     pub retain_keys: bool,
+    /// Whether a zero value means "not set".
+    pub omit_zero: bool,
 }
 
 /// How parts of a value are owned.
@@ -210,6 +212,7 @@ fn parse_field(line: &'static str, by_name: &HashMap<&'static str, usize>) -> Op
         inline: false,
         patch: None,
         retain_keys: false,
+        omit_zero: false,
     };
     for flag in words {
         match flag.split_once('=') {
@@ -221,6 +224,7 @@ fn parse_field(line: &'static str, by_name: &HashMap<&'static str, usize>) -> Op
             None if flag == "atomic" => field.merge = Topology::Atomic,
             None if flag == "merge" => field.patch = Some(None),
             None if flag == "retain" => field.retain_keys = true,
+            None if flag == "z" => field.omit_zero = true,
             _ => {}
         }
     }

@@ -67,7 +67,7 @@ impl Walk<'_> {
                 (Shape::Map(_), Value::Object(map)) => map.is_empty(),
                 _ => false,
             };
-            if empty_collection && !field.required {
+            if (empty_collection && !field.required) || (field.omit_zero && is_zero(item)) {
                 drop.push(key.clone());
             }
         }
@@ -233,6 +233,16 @@ impl Walk<'_> {
             .map(|p| p.split('[').next().unwrap_or_default())
             .collect();
         parts.join(".")
+    }
+}
+
+/// What Go leaves out of its JSON where the field says so.
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::String(s) => s.is_empty(),
+        Value::Bool(b) => !b,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        _ => false,
     }
 }
 

@@ -1,6 +1,6 @@
-//! Which columns each kind has.
+//! What a column is, and which columns each kind has.
 
-use super::{custom, text};
+use super::{cluster, config, custom, network, pods, text, workloads};
 use crate::{
     object,
     registry::{Resource, Schema},
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::fmt;
 
 /// Computes a cell.
-pub type Cell = Box<dyn Fn(&Value) -> Value + Send + Sync>;
+type Cell = Box<dyn Fn(&Value) -> Value + Send + Sync>;
 
 /// One column of a table.
 pub struct Column {
@@ -33,7 +33,7 @@ impl fmt::Debug for Column {
 }
 
 impl Column {
-    /// A column of text that is always shown.
+    /// A column that is always shown.
     pub fn new(
         name: &str,
         kind: &str,
@@ -67,6 +67,38 @@ impl Column {
     }
 }
 
+/// A column of text.
+pub fn text(name: &str, cell: impl Fn(&Value) -> String + Send + Sync + 'static) -> Column {
+    Column::new(name, "string", move |o| cell(o).into())
+}
+
+/// A column with the text at a JSON pointer, or `<none>`.
+pub fn at(name: &str, pointer: &'static str) -> Column {
+    text(name, move |o| text::or_none(object::text(o, pointer)))
+}
+
+/// A column with the number at a JSON pointer, or 0.
+pub fn number(name: &str, pointer: &'static str) -> Column {
+    Column::new(name, "integer", move |o| text::number(o, pointer).into())
+}
+
+/// A column with how many entries stand at some JSON pointers.
+pub fn count(name: &str, pointers: &'static [&'static str]) -> Column {
+    let entries = |v: &Value| match v {
+        Value::Array(list) => list.len(),
+        Value::Object(map) => map.len(),
+        _ => 0,
+    };
+    Column::new(name, "integer", move |o| {
+        pointers
+            .iter()
+            .filter_map(|p| o.pointer(p))
+            .map(entries)
+            .sum::<usize>()
+            .into()
+    })
+}
+
 /// `Name`.
 pub fn name() -> Column {
     let mut column = Column::new("Name", "string", |o| object::name(o).into());
@@ -76,15 +108,49 @@ pub fn name() -> Column {
 
 /// `Age`.
 pub fn age() -> Column {
-    Column::new("Age", "string", |o| {
-        text::age(object::text(o, "/metadata/creationTimestamp")).into()
+    text("Age", |o| {
+        text::age(object::text(o, "/metadata/creationTimestamp"))
     })
 }
 
-/// The columns of a resource.
+/// The columns of a resource. Kinds without columns of their own show name and time, as the real
+/// API server does for kinds that it has no printer for.
 pub fn columns_of(resource: &Resource) -> Vec<Column> {
-    match &resource.schema {
-        Schema::Custom(version) => custom::columns(version),
-        Schema::Builtin(_) => vec![name(), age()],
+    if let Schema::Custom(version) = &resource.schema {
+        return custom::columns(version);
+    }
+    match (resource.group.as_ref(), resource.kind.as_ref()) {
+        ("", "Pod") => pods::columns(),
+        ("", "Node") => cluster::nodes(),
+        ("", "Namespace") => cluster::namespaces(),
+        ("", "Event") | ("events.k8s.io", "Event") => cluster::events(),
+        ("", "Service") => network::services(),
+        ("", "Endpoints") => network::endpoints(),
+        ("discovery.k8s.io", "EndpointSlice") => network::endpoint_slices(),
+        ("networking.k8s.io", "NetworkPolicy") => network::policies(),
+        ("networking.k8s.io", "Ingress") => network::ingresses(),
+        ("networking.k8s.io", "IngressClass") => network::ingress_classes(),
+        ("", "ConfigMap") => config::config_maps(),
+        ("", "Secret") => config::secrets(),
+        ("", "ServiceAccount") => config::service_accounts(),
+        ("coordination.k8s.io", "Lease") => config::leases(),
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => config::roles(),
+        ("rbac.authorization.k8s.io", _) => config::bindings(),
+        ("apiextensions.k8s.io", _) => config::definitions(),
+        ("admissionregistration.k8s.io", kind) if kind.ends_with("WebhookConfiguration") => {
+            config::webhooks()
+        }
+        ("scheduling.k8s.io", _) => config::priority_classes(),
+        ("apps", "Deployment") => workloads::deployments(),
+        ("apps", "ReplicaSet") => workloads::replica_sets(),
+        ("", "ReplicationController") => workloads::replica_sets(),
+        ("apps", "DaemonSet") => workloads::daemon_sets(),
+        ("apps", "StatefulSet") => workloads::stateful_sets(),
+        ("apps", "ControllerRevision") => workloads::revisions(),
+        ("batch", "Job") => workloads::jobs(),
+        ("batch", "CronJob") => workloads::cron_jobs(),
+        ("autoscaling", _) => workloads::autoscalers(),
+        ("policy", _) => workloads::budgets(),
+        _ => vec![name(), age()],
     }
 }

@@ -1,8 +1,13 @@
 //! `meta.k8s.io` Tables: what `kubectl get` prints is decided here.
 
+mod cluster;
 mod columns;
+mod config;
 mod custom;
+mod network;
+mod pods;
 mod text;
+mod workloads;
 
 pub use columns::{Column, columns_of};
 pub use custom::JsonPath;

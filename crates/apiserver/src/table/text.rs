@@ -1,5 +1,8 @@
 //! Texts of cells.
 
+use crate::object;
+use serde_json::Value;
+
 /// How long ago a time was, as kubectl writes it; `<unknown>` without a time.
 pub fn age(time: &str) -> String {
     match time.parse::<jiff::Timestamp>() {
@@ -32,6 +35,62 @@ pub fn duration(seconds: i64) -> String {
         s if s < 8 * YEAR => two(s / YEAR, 'y', s % YEAR / DAY, 'd'),
         s => format!("{}y", s / YEAR),
     }
+}
+
+/// The text, or `<none>`.
+pub fn or_none(text: &str) -> String {
+    if text.is_empty() {
+        "<none>".into()
+    } else {
+        text.into()
+    }
+}
+
+/// The number at a JSON pointer, or 0.
+pub fn number(value: &Value, pointer: &str) -> i64 {
+    value.pointer(pointer).and_then(Value::as_i64).unwrap_or(0)
+}
+
+/// The list at a JSON pointer.
+pub fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+}
+
+/// Texts joined by commas, or `<none>`.
+pub fn joined<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    or_none(&texts.into_iter().collect::<Vec<_>>().join(","))
+}
+
+/// A map as `a=b,c=d`, or `<none>`.
+pub fn labels(value: Option<&Value>) -> String {
+    let map = value.and_then(Value::as_object);
+    let mut parts: Vec<String> = map
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+        .collect();
+    parts.sort();
+    or_none(&parts.join(","))
+}
+
+/// A label selector object as text, or `<none>`.
+pub fn selector(value: &Value, pointer: &str) -> String {
+    or_none(&crate::selectors::to_text(
+        value.pointer(pointer).unwrap_or(&Value::Null),
+    ))
+}
+
+/// The status of a condition, or "".
+pub fn condition<'a>(value: &'a Value, kind: &str) -> &'a str {
+    list(value, "/status/conditions")
+        .iter()
+        .find(|c| object::text(c, "/type") == kind)
+        .map(|c| object::text(c, "/status"))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
