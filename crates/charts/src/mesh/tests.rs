@@ -19,7 +19,9 @@ fn find<'a>(manifest: &'a Manifest, kind: &str, name: &str) -> &'a Value {
 
 fn yaml(component: &Component) -> String {
     let texts: Vec<String> = component.objects.iter().map(crate::mesh::to_yaml).collect();
-    texts.join("---\n")
+    texts
+        .join("---\n")
+        .replace(env!("CARGO_PKG_VERSION"), "<version>")
 }
 
 #[test]
