@@ -1,0 +1,277 @@
+//! A node: its first process, and the agent that it starts.
+//!
+//! The first process makes the namespaces that it was started in into a
+//! machine (files, network, name), starts the agent, and waits for orphans.
+//! The agent is the kubelet and the service proxy; when it ends, the node
+//! ends with everything on it, and the cluster's init starts it again.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use ambit_node_agent::catalogue::Catalogue;
+use ambit_node_agent::kubelet::{
+    self, API_SERVER_CLIENT, CniConfig, KubeletConfig, PrimaryNetwork, ServerConfig,
+};
+use ambit_node_agent::service_proxy::{self, ServiceProxyConfig};
+use ipnet::{IpNet, Ipv4Net};
+use k8s_openapi::api::core::v1::Taint;
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, sethostname};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::addresses::{KUBELET_PORT, pod_subnet};
+use crate::error::{Doing, LocalError, Result, file};
+use crate::kind::Role;
+use crate::mounts;
+use crate::network::{Network, be_router, block_on};
+use crate::state::{Cluster, Folder};
+use crate::{credentials, parts};
+
+/// The interface of a node.
+const INTERFACE: &str = "eth0";
+/// The label and the taint of control planes.
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+
+/// Everything that a node is told at its start, over its standard input: the
+/// cluster's folder may not be visible on it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct NodeStart {
+    pub(crate) name: String,
+    pub(crate) address: Ipv4Addr,
+    router: Ipv4Addr,
+    /// The node's end of its link, to be renamed.
+    link: String,
+    pods: Option<Ipv4Net>,
+    dns: Ipv4Addr,
+    role: Role,
+    /// Whether ordinary pods stay away.
+    reserved: bool,
+    labels: BTreeMap<String, String>,
+    program: PathBuf,
+    cgroup: String,
+    /// The kubelet's and the service proxy's kubeconfigs, as texts.
+    kubeconfig: String,
+    proxy_kubeconfig: String,
+    ca: String,
+    /// The certificate and key with which the kubelet serves.
+    serving: (String, String),
+}
+
+impl NodeStart {
+    /// What the node at this place has to know.
+    pub(crate) fn new(folder: &Folder, cluster: &Cluster, place: usize) -> Result<Self> {
+        let missing = || LocalError::Part {
+            part: "nodes".to_owned(),
+            reason: format!("there is no node {place}"),
+        };
+        let record = cluster.nodes.get(place).ok_or_else(missing)?;
+        let addresses = cluster.addresses();
+        let address = addresses.node(place);
+        let keys = credentials::load(folder, cluster)?;
+        let serving = keys
+            .node_serving(&record.name, &[IpAddr::V4(address)])
+            .map_err(|error| LocalError::Part {
+                part: record.name.clone(),
+                reason: error.to_string(),
+            })?;
+        let read = |part: &str| {
+            let path = credentials::path(folder, part);
+            fs::read_to_string(&path).map_err(file("reading", path))
+        };
+        Ok(Self {
+            name: record.name.clone(),
+            address,
+            router: addresses.router(),
+            link: format!("node{place}p"),
+            pods: pod_subnet(cluster.pod_subnet, place),
+            dns: cluster.dns(),
+            role: record.role,
+            reserved: record.role == Role::ControlPlane && cluster.nodes.len() > 1,
+            labels: record.labels.clone(),
+            program: cluster.program.clone(),
+            cgroup: format!("/{}/{}", cluster.cgroup(), record.name),
+            kubeconfig: read(&record.name)?,
+            proxy_kubeconfig: read("proxy")?,
+            ca: keys.ca_pem().to_owned(),
+            serving: (serving.cert_pem, serving.key_pem),
+        })
+    }
+
+    fn read() -> Result<(Self, Vec<u8>)> {
+        let mut text = Vec::new();
+        std::io::stdin()
+            .read_to_end(&mut text)
+            .doing("reading the node's description")?;
+        let start = serde_json::from_slice(&text).map_err(|error| LocalError::Part {
+            part: "node".to_owned(),
+            reason: format!("its description does not parse: {error}"),
+        })?;
+        Ok((start, text))
+    }
+}
+
+/// The life of a node's first process.
+pub(crate) fn main() -> Result<()> {
+    let (start, text) = NodeStart::read()?;
+    let programs = start.program.parent().map(Path::to_owned);
+    mounts::enter(&programs.into_iter().collect::<Vec<_>>())?;
+    sethostname(&start.name).doing("setting the host name")?;
+    be_router()?;
+    block_on(configure_network(&start))?;
+    write_files(&start)?;
+    let mut command = Command::new(&start.program);
+    command
+        .arg(crate::NODE)
+        .arg("agent")
+        .stdin(Stdio::piped())
+        .current_dir("/");
+    let mut agent = command.spawn().map_err(file("starting", &start.program))?;
+    if let Some(mut input) = agent.stdin.take() {
+        input.write_all(&text).doing("telling the node agent")?;
+    }
+    wait_for(agent.id().cast_signed())
+}
+
+/// Waits for the agent, and for orphans on the way: as first process of a PID
+/// namespace we are everybody's parent of last resort.
+fn wait_for(agent: i32) -> Result<()> {
+    loop {
+        match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::empty())) {
+            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) => {
+                if pid.as_raw() == agent {
+                    let part = "the node agent".to_owned();
+                    return Err(LocalError::Part {
+                        part,
+                        reason: "ended; see above".to_owned(),
+                    });
+                }
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).doing("waiting for the node's processes"),
+        }
+    }
+}
+
+async fn configure_network(start: &NodeStart) -> Result<()> {
+    let network = Network::open()?;
+    network.up("lo").await?;
+    network.rename(&start.link, INTERFACE).await?;
+    network.add_address(INTERFACE, start.address).await?;
+    network.up(INTERFACE).await?;
+    network
+        .route_link(start.router, INTERFACE, start.address)
+        .await?;
+    let everywhere = Ipv4Net::default();
+    network
+        .route_via(everywhere, INTERFACE, start.router, start.address)
+        .await
+}
+
+/// The files by which a machine knows itself. The node has no name servers:
+/// like any node it does not resolve the cluster's names, and there is no way
+/// out of a local cluster.
+fn write_files(start: &NodeStart) -> Result<()> {
+    let hosts = format!(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost\n{}\t{}\n",
+        start.address, start.name
+    );
+    for (path, text) in [
+        ("/etc/hostname", format!("{}\n", start.name)),
+        ("/etc/hosts", hosts),
+        (
+            "/etc/resolv.conf",
+            "# This node has no name servers.\n".to_owned(),
+        ),
+    ] {
+        // It may be a link to somewhere that the node does not have.
+        let _ = fs::remove_file(path);
+        fs::write(path, text).map_err(file("writing", path))?;
+    }
+    Ok(())
+}
+
+/// The life of the agent: kubelet and service proxy.
+pub(crate) fn agent() -> Result<()> {
+    let (start, _) = NodeStart::read()?;
+    parts::run(async move {
+        let kubelet = start.kubelet().await?;
+        let proxy = parts::client(&start.proxy_kubeconfig).await?;
+        let config = ServiceProxyConfig {
+            node_name: Some(start.name.clone()),
+            node_address: Some(start.address),
+        };
+        let stop = CancellationToken::new();
+        tokio::select! {
+            ended = kubelet::run(kubelet, stop) => {
+                let reason = ended.map_or_else(|error| error.to_string(), |()| "ended".to_owned());
+                Err(LocalError::Part { part: "the kubelet".to_owned(), reason })
+            }
+            ended = service_proxy::run(proxy, config) => {
+                let reason = ended.map_or_else(|error| error.to_string(), |()| "ended".to_owned());
+                Err(LocalError::Part { part: "the service proxy".to_owned(), reason })
+            }
+        }
+    })
+}
+
+impl NodeStart {
+    async fn kubelet(&self) -> Result<KubeletConfig> {
+        let part = |error: &dyn std::fmt::Display| LocalError::Part {
+            part: "the node agent".to_owned(),
+            reason: error.to_string(),
+        };
+        let mut labels = self.labels.clone();
+        let mut taints = Vec::new();
+        if self.role == Role::ControlPlane {
+            labels.insert(CONTROL_PLANE.to_owned(), String::new());
+            let effect = "NoSchedule".to_owned();
+            let taint = Taint {
+                key: CONTROL_PLANE.to_owned(),
+                effect,
+                ..Taint::default()
+            };
+            taints.extend(self.reserved.then_some(taint));
+        }
+        let catalogue = Catalogue::parse(crate::CATALOGUE, &parts::programs(&self.program))
+            .map_err(|error| part(&error))?;
+        Ok(KubeletConfig {
+            node_name: self.name.clone(),
+            client: parts::client(&self.kubeconfig).await?,
+            node_ip: IpAddr::V4(self.address),
+            pod_cidr: self.pods.map(IpNet::V4),
+            labels,
+            taints,
+            version: parts::VERSION.to_owned(),
+            state_dir: "/var/lib/kubelet".into(),
+            log_dir: "/var/log/pods".into(),
+            cni: CniConfig {
+                primary: Some(PrimaryNetwork {
+                    program: self.program.clone(),
+                    mtu: 1500,
+                    data_dir: "/var/lib/cni".into(),
+                }),
+                ..CniConfig::default()
+            },
+            cluster_dns: vec![IpAddr::V4(self.dns)],
+            cluster_domain: parts::DOMAIN.to_owned(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            cgroup_parent: self.cgroup.clone(),
+            init_program: self.program.clone(),
+            catalogue: Arc::new(catalogue),
+            server: ServerConfig {
+                listen: (Ipv4Addr::UNSPECIFIED, KUBELET_PORT).into(),
+                client_ca_pem: self.ca.clone(),
+                allowed_clients: vec![API_SERVER_CLIENT.to_owned()],
+                serving: Some(self.serving.clone()),
+            },
+        })
+    }
+}
