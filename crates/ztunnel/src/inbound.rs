@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::port;
 use crate::connections::{Inbound, Protocol};
 use crate::policy;
-use crate::shared::{Pod, Worker};
+use crate::shared::{Pod, Worker, until};
 
 /// Serves one tunnel to its end.
 pub(crate) async fn serve(worker: Arc<Worker>, pod: Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {
@@ -84,10 +84,8 @@ async fn serve_streams(
                 Some(Ok(request)) => {
                     let (worker, pod) = (worker.clone(), pod.clone());
                     let tasks = worker.shared.tasks.clone();
-                    tasks.spawn(async move {
-                        let stop = pod.stop.clone();
-                        stop.run_until_cancelled(serve_stream(worker, pod, request, local)).await;
-                    });
+                    let stop = pod.stop.clone();
+                    tasks.spawn(until(stop, serve_stream(worker, pod, request, local)));
                 }
                 Some(Err(e)) => {
                     tracing::debug!(peer = %tunnel.peer_address(), "tunnel ended: {e}");

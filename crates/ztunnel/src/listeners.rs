@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::{Config, port};
 use crate::pods::Start;
-use crate::shared::{Pod, Shared, Worker, next_enrolment};
+use crate::shared::{Pod, Shared, Worker, next_enrolment, until};
 use crate::{inbound, outbound, plaintext};
 
 /// Pause after an accept that failed for want of something, usually descriptors.
@@ -218,8 +218,8 @@ fn spawn(worker: &Arc<Worker>, pod: &Arc<Pod>, port: Port, stream: TcpStream, pe
 
 /// Runs a connection on this worker until it ends or the pod is gone.
 fn run(worker: &Worker, pod: &Pod, connection: impl Future<Output = ()> + Send + 'static) {
-    let stop = pod.stop.clone();
-    worker.shared.tasks.spawn(async move {
-        stop.run_until_cancelled(connection).await;
-    });
+    worker
+        .shared
+        .tasks
+        .spawn(until(pod.stop.clone(), connection));
 }

@@ -96,3 +96,13 @@ pub(crate) fn next_enrolment() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
+
+/// Runs a connection to its end, or drops it when `stop` comes. What is stopped is not polled again:
+/// it must not find its tunnel gone and report that as its own failure.
+pub(crate) async fn until(stop: CancellationToken, connection: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        _ = stop.cancelled() => {}
+        _ = connection => {}
+    }
+}
