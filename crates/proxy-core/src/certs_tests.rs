@@ -124,12 +124,11 @@ async fn who_waits_overtakes_who_does_not() {
         let manager = manager.clone();
         async move { manager.certificate(&id("warm29")).await }
     });
-    // Both are in the worker's queue once their places exist and the worker has run.
-    eventually("both are queued", || {
-        manager.shared.slots.load().contains_key(&id("urgent"))
-    })
-    .await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // All tasks of the test share one thread, in turn: after a few turns the worker has both.
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    assert!(manager.shared.slots.load().contains_key(&id("urgent")));
     source.gate.add_permits(1000);
     waiting.await.unwrap().unwrap();
     hurried.await.unwrap().unwrap();
@@ -235,4 +234,25 @@ async fn the_dump_shows_certificates_and_no_keys() {
     assert!(pem.starts_with("-----BEGIN CERTIFICATE-----\n"), "{pem}");
     assert_eq!(dump[1]["rootCerts"].as_array().unwrap().len(), 1);
     assert!(!dump.to_string().contains("PRIVATE"));
+}
+
+/// A source that fails in a way nobody foresaw, once.
+struct Panicking(Arc<TestSource>, AtomicUsize);
+
+impl Source for Panicking {
+    fn fetch<'a>(&'a self, identity: &'a Identity) -> source::Fetching<'a> {
+        assert!(
+            self.1.fetch_add(1, Ordering::SeqCst) > 0,
+            "the first fetch panics"
+        );
+        self.0.fetch(identity)
+    }
+}
+
+#[tokio::test]
+async fn a_fetch_that_panics_is_a_failed_one() {
+    let manager = CertificateManager::start(Panicking(TestSource::open(), AtomicUsize::new(0)));
+    let error = manager.certificate(&id("a")).await.unwrap_err().to_string();
+    assert!(error.contains("the fetch broke off"), "{error}");
+    eventually("another attempt", || manager.available(&id("a")).is_some()).await;
 }

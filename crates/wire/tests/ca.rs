@@ -1,5 +1,5 @@
 //! Certificates from end to end: our client and our service over TLS.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

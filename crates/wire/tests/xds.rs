@@ -1,5 +1,5 @@
 //! Discovery from end to end: our client and our server over TLS, and what others may try.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

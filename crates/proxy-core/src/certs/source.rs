@@ -17,6 +17,9 @@ pub enum FetchError {
     /// The built-in authority failed.
     #[error(transparent)]
     Issue(#[from] ca::IssueError),
+    /// The fetch itself failed in a way that nobody foresaw.
+    #[error("the fetch broke off: {0}")]
+    Broken(String),
     /// What was delivered cannot be used.
     #[error(transparent)]
     Unusable(#[from] CertificateError),

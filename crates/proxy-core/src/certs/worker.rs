@@ -9,7 +9,7 @@ use ambit_transport::tls::WorkloadCertificate;
 use ambit_wire::backoff::{Backoff, Policy};
 use rand::RngExt;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::schedule::Schedule;
@@ -50,6 +50,8 @@ pub(super) struct Worker<S> {
     schedule: Schedule,
     entries: HashMap<Identity, Entry>,
     fetches: JoinSet<Fetched>,
+    /// Who a running fetch is for, in case that it breaks off.
+    running: HashMap<Id, (Identity, Slot)>,
 }
 
 /// An identity that is served.
@@ -74,6 +76,7 @@ impl<S: Source> Worker<S> {
             schedule: Schedule::default(),
             entries: HashMap::new(),
             fetches: JoinSet::new(),
+            running: HashMap::new(),
         }
     }
 
@@ -96,10 +99,7 @@ impl<S: Source> Worker<S> {
                     Some(command) => self.execute(command),
                     None => return,
                 },
-                Some(fetched) = self.fetches.join_next() => match fetched {
-                    Ok(fetched) => self.take(fetched),
-                    Err(error) => tracing::error!(%error, "a certificate fetch broke off"),
-                },
+                Some(ended) = self.fetches.join_next_with_id() => self.ended(ended),
                 () = sleep => {}
             }
         }
@@ -152,7 +152,8 @@ impl<S: Source> Worker<S> {
             };
             entry.in_flight = true;
             let (source, slot) = (self.source.clone(), entry.slot.clone());
-            self.fetches.spawn(async move {
+            let wanted = (identity.clone(), slot.clone());
+            let fetch = self.fetches.spawn(async move {
                 let result = source.fetch(&identity).await;
                 Fetched {
                     identity,
@@ -160,6 +161,27 @@ impl<S: Source> Worker<S> {
                     result,
                 }
             });
+            self.running.insert(fetch.id(), wanted);
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Fetched), JoinError>) {
+        match ended {
+            Ok((id, fetched)) => {
+                self.running.remove(&id);
+                self.take(fetched);
+            }
+            Err(error) => {
+                let Some((identity, slot)) = self.running.remove(&error.id()) else {
+                    return;
+                };
+                let result = Err(FetchError::Broken(error.to_string()));
+                self.take(Fetched {
+                    identity,
+                    slot,
+                    result,
+                });
+            }
         }
     }
 

@@ -11,8 +11,8 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
     SanType, SerialNumber,
 };
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
@@ -113,7 +113,9 @@ impl Authority {
                 "it is not the certificate of an authority",
             ));
         }
-        let key_pair = KeyPair::from_pem(key).map_err(|error| material("key", error))?;
+        let key_der = PrivateKeyDer::from_pem_slice(key.as_bytes())
+            .map_err(|error| material("key", error))?;
+        let key_pair = KeyPair::try_from(&key_der).map_err(|error| material("key", error))?;
         if parsed.public_key().subject_public_key.data.as_ref() != key_pair.der_bytes() {
             return Err(AuthorityError::KeyMismatch);
         }
@@ -383,6 +385,22 @@ mod tests {
         assert_eq!((issued.chain.len(), issued.roots.len()), (2, 1));
         let missing_root = Authority::from_pem(&certificate, &key.serialize_pem(), &chain, "");
         assert!(missing_root.is_err());
+    }
+
+    #[test]
+    fn an_authority_may_have_an_rsa_key() {
+        // What Istio makes by itself, and what its documents tell users to make.
+        let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_after = OffsetDateTime::from(SystemTime::now() + DAY);
+        let certificate = params.self_signed(&key).unwrap().pem();
+        // Some tools put the parameters of the key before it.
+        let parameters =
+            "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+        let key = format!("{parameters}{}", key.serialize_pem());
+        let authority = Authority::from_pem(&certificate, &key, "", "").unwrap();
+        assert_eq!(issue(&authority, DAY).identity, identity());
     }
 
     #[test]
