@@ -75,6 +75,9 @@ enum Part {
     /// The source of the load.
     #[command(hide = true)]
     Load(load::Plan),
+    /// Ambit's node proxy, the role itself.
+    #[command(hide = true)]
+    Ztunnel,
     /// A tunnel's end without a proxy around it.
     #[command(hide = true)]
     Relay(relay::Place),
@@ -94,6 +97,7 @@ fn main() -> Result<()> {
         None => run::run(&cli.options),
         Some(Part::Serve) => server::serve(),
         Some(Part::Relay(place)) => relay::run(&place),
+        Some(Part::Ztunnel) => ambit_ztunnel::run(),
         Some(Part::Load(plan)) => print_json(&load::run(&plan)?),
         Some(Part::Stream { target, seconds }) => print_json(&load::stream(target, seconds)?),
     }
