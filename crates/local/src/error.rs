@@ -40,7 +40,7 @@ pub enum LocalError {
         source: Box<rtnetlink::Error>,
     },
     /// Something that a local cluster needs is not there.
-    #[error("a local cluster cannot run here: {0}")]
+    #[error("this cannot be done here: {0}")]
     Missing(String),
     /// There is a cluster of that name.
     #[error("the cluster {0:?} exists already; `ambit local down --name {0}` removes it")]

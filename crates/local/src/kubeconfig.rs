@@ -91,8 +91,22 @@ fn entries_of<'a>(
         .ok_or_else(|| format!("its field {list:?} is not a list"))
 }
 
-/// Reads, changes and writes the file under its lock. `edit` says whether it
-/// changed anything.
+/// Whether a kubeconfig says nothing: then it is as good as no file, and was
+/// most likely made by us.
+fn is_empty(config: &Map<String, Value>) -> bool {
+    config.iter().all(|(key, value)| match key.as_str() {
+        "apiVersion" | "kind" => true,
+        "current-context" => value == "",
+        _ => match value {
+            Value::Array(entries) => entries.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+            other => other.is_null(),
+        },
+    })
+}
+
+/// Reads, changes and writes the file under its lock, or removes it if nothing
+/// is left in it. `edit` says whether it changed anything.
 fn change(
     path: &Path,
     edit: impl FnOnce(&mut Map<String, Value>) -> std::result::Result<bool, String>,
@@ -126,6 +140,9 @@ fn change(
         }
     };
     if edit(&mut config).map_err(refuse)? {
+        if is_empty(&config) {
+            return std::fs::remove_file(&path).map_err(file("removing", &path));
+        }
         let refuse = |error: String| LocalError::Kubeconfig {
             path: path.clone(),
             reason: error,
@@ -255,9 +272,12 @@ mod tests {
         merge(&real, OURS, "ambit-x").expect("merged");
         assert_eq!(fs::metadata(&real).expect("metadata").mode() & 0o777, 0o600);
         std::os::unix::fs::symlink(&real, &link).expect("a link");
+        merge(&link, &OURS.replace("ambit-x", "ambit-y"), "ambit-y").expect("merged");
         remove(&link, "ambit-x").expect("removed");
         assert!(fs::symlink_metadata(&link).expect("metadata").is_symlink());
-        assert_eq!(read(&real)["contexts"], json!([]));
+        assert_eq!(read(&real)["contexts"].as_array().map(Vec::len), Some(1));
+        remove(&real, "ambit-y").expect("removed");
+        assert!(!real.exists(), "a file that says nothing goes");
     }
 
     #[test]

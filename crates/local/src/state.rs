@@ -162,6 +162,17 @@ impl State {
         }
     }
 
+    /// Clusters are root's: their state holds keys. Says so to everybody else.
+    pub(crate) fn check_readable(&self) -> Result<()> {
+        match fs::read_dir(self.root.join("clusters")) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let reason = "clusters are visible to root only; run this with sudo";
+                Err(LocalError::Missing(reason.to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Names of all clusters that have a folder.
     pub(crate) fn names(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.root.join("clusters")) else {

@@ -12,6 +12,8 @@ use crate::state::{Folder, ProcessId, State};
 
 /// How long everything may take to end.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the guardian may take to clean up.
+const CLEANUP: Duration = Duration::from_secs(8);
 
 /// Removes a cluster.
 pub(super) fn run(name: &str) -> Result<()> {
@@ -43,8 +45,13 @@ pub(super) fn end(folder: &Folder) -> Result<()> {
             // Not started yet: the guardian is the only process.
             None => signal(processes.guardian)?,
         }
-        await_end(processes.init)?;
-        await_end(Some(processes.guardian))?;
+        await_end(processes.init, PATIENCE)?;
+        // One that is stuck, or stopped, is not waited for for long: what it
+        // would have done is done below.
+        if await_end(Some(processes.guardian), CLEANUP).is_err() {
+            signal(processes.guardian)?;
+            await_end(Some(processes.guardian), PATIENCE)?;
+        }
     }
     if folder.exists() {
         cleanup::remove(folder, true)
@@ -63,10 +70,10 @@ fn signal(process: ProcessId) -> Result<()> {
     }
 }
 
-fn await_end(process: Option<ProcessId>) -> Result<()> {
+fn await_end(process: Option<ProcessId>, patience: Duration) -> Result<()> {
     let start = Instant::now();
     while process.is_some_and(ProcessId::is_alive) {
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > patience {
             let reason = "a process did not end in time".to_owned();
             return Err(LocalError::Part {
                 part: "the cluster".to_owned(),

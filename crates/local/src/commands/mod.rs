@@ -65,6 +65,7 @@ pub async fn run(command: Command) -> anyhow::Result<i32> {
 /// The folder of a cluster that is alive.
 fn living(name: &str) -> Result<Folder> {
     let state = State::from_env();
+    state.check_readable()?;
     let folder = state.folder(name);
     if folder.is_alive() {
         return Ok(folder);

@@ -61,6 +61,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         return show(args.output, &status, &one(&status));
     }
     let state = State::from_env();
+    state.check_readable()?;
     let folders = state
         .names()
         .into_iter()

@@ -124,8 +124,10 @@ fn make_room(folder: &Folder, name: &str) -> Result<()> {
 
 fn start(folder: &Folder, name: &str, config: Config, progress: &Progress) -> Result<Cluster> {
     let wanted = SocketAddr::new(config.api_address, config.api_port);
-    let listener =
-        TcpListener::bind(wanted).doing(format!("listening for API clients on {wanted}"))?;
+    let listener = TcpListener::bind(wanted).doing(format!(
+        "listening for API clients on {wanted} (networking.apiServerAddress and apiServerPort must \
+         be an address of this machine and a free port)"
+    ))?;
     let cluster = Cluster {
         name: name.to_owned(),
         index: 0,

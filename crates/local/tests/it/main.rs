@@ -1,0 +1,7 @@
+//! Real clusters: each test makes its own, with a name and state of its own,
+//! and removes it. They need root.
+
+mod controllers;
+mod harness;
+mod lifecycle;
+mod network;
