@@ -49,14 +49,12 @@ fn state(services: Vec<Service>, w: &Workload) -> MeshState {
 }
 
 fn ask(state: &MeshState, w: &Workload, authority: &str) -> Result<Target, Refusal> {
-    target(
-        state,
-        w,
-        ip("10.0.0.1"),
-        &authority.parse().unwrap(),
-        "",
-        OWN,
-    )
+    let (host, port) = authority.rsplit_once(':').unwrap();
+    let authority = match authority.parse() {
+        Ok(address) => Authority::Address(address),
+        Err(_) => Authority::Name(host.into(), port.parse().unwrap()),
+    };
+    target(state, w, ip("10.0.0.1"), &authority, "", OWN)
 }
 
 fn address(state: &MeshState, w: &Workload, authority: &str) -> String {

@@ -21,7 +21,7 @@ pub(crate) fn source(config: &Config) -> anyhow::Result<Arc<dyn Source>> {
             impersonate: true,
             cert_signer: None,
         });
-        return Ok(Arc::new(CaSource::new(client, config.tls.clone())));
+        return Ok(Arc::new(CaSource::new(client, config.tls)));
     };
     tracing::warn!(
         "FAKE_CA: this proxy signs its own certificates with {}; nothing it says proves anything",
@@ -36,7 +36,7 @@ pub(crate) fn source(config: &Config) -> anyhow::Result<Arc<dyn Source>> {
     Ok(Arc::new(FakeCa::new(
         Arc::new(authority),
         config.secret_ttl,
-        config.tls.clone(),
+        config.tls,
     )))
 }
 

@@ -1,6 +1,9 @@
 //! The node proxy between pods in network namespaces: what travels how, who is let in, and what
 //! happens when something goes wrong.
 
+// Helpers of tests may panic as tests do.
+#![allow(clippy::unwrap_used)]
+
 mod rig;
 mod upset;
 
