@@ -1,3 +1,5 @@
+//! Policies: each rule of reading on its own, and all against a naive evaluator.
+
 use super::*;
 use crate::policy::PolicyScope;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! The choice of endpoints: each rule on its own, and all against a naive ranking.
+
 use super::*;
 use crate::service::{LoadBalancing, NamespacedHostname, PortMap};
 use crate::state::{Change, MeshState};

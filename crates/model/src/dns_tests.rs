@@ -1,3 +1,5 @@
+//! Which names are answered, with what, and which are forwarded.
+
 use super::*;
 use crate::service::{NamespacedHostname, NetworkCidr, PortMap, Visibility};
 use crate::state::Change;

@@ -1,3 +1,5 @@
+//! Where tunnels lead, and which lead nowhere.
+
 use super::*;
 use crate::service::PortMap;
 use crate::state::Change;

@@ -1,3 +1,5 @@
+//! Every row of the routing table, as one line of text each.
+
 use super::*;
 use crate::service::{LoadBalancing, NamespacedHostname, NetworkCidr, WeightedWaypoint};
 use crate::state::Change;

@@ -1,3 +1,5 @@
+//! The indexes of the state through updates and removals.
+
 use super::*;
 use crate::service::{LoadBalancing, NetworkCidr, PortMap};
 use crate::workload::NetworkAddress;

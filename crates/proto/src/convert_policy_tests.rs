@@ -1,3 +1,5 @@
+//! Policies over the wire, and what unreadable parts of them become.
+
 use super::*;
 use bytes::Bytes;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Workloads and services over the wire, and what rejects one.
+
 use super::*;
 use proptest::prelude::*;
 use prost::Message;

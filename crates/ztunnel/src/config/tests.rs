@@ -1,3 +1,5 @@
+//! Defaults, a cluster's settings, and everything that stops the start.
+
 use super::*;
 
 fn config(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
