@@ -89,12 +89,8 @@ pub async fn connect(
 }
 
 fn open(destination: SocketAddr, options: &ConnectOptions) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(destination),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_nonblocking(true)?;
+    let kind = Type::STREAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(destination), kind, Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;

@@ -85,8 +85,8 @@ pub fn bind_udp(options: &ListenOptions) -> io::Result<std::net::UdpSocket> {
 }
 
 fn open(options: &ListenOptions, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let kind = kind.nonblocking();
     let socket = Socket::new(Domain::for_address(options.address), kind, Some(protocol))?;
-    socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     if options.reuse_port {
         socket.set_reuse_port(true)?;
