@@ -7,7 +7,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{
+    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink,
+};
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -44,23 +46,20 @@ pub(super) fn enter(spec: &RootfsSpec) -> Result<(), InitError> {
     kernel::propagate(MsFlags::MS_SLAVE)?;
     mount_overlay(spec)?;
     let sources = open_sources(&spec.mounts)?;
-    let node_dev = open_path(Path::new("/dev"))?;
     change_root(&spec.target)?;
 
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     make_directory(Path::new("/proc"))?;
     kernel::mount_fs("proc", Path::new("/proc"), "proc", flags, "")?;
     mount_sys(spec.privileged, flags)?;
+    make_dev()?;
     if spec.privileged {
-        bind(&node_dev, Path::new("/dev"), true)?;
-    } else {
-        make_dev()?;
+        copy_devices(&Path::new(OLD_ROOT).join("dev"), Path::new("/dev"))?;
     }
     for (mount, source) in spec.mounts.iter().zip(&sources) {
         mount_volume(mount, source)?;
     }
     drop(sources);
-    drop(node_dev);
     umount2(OLD_ROOT, MntFlags::MNT_DETACH).step("leave the node's root")?;
     fs::remove_dir(OLD_ROOT).step("leave the node's root")?;
     if !spec.privileged {
@@ -155,6 +154,38 @@ fn make_dev() -> Result<(), InitError> {
         MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
         "newinstance,ptmxmode=0666,mode=0620,gid=5",
     )
+}
+
+/// Gives a privileged container the node's other devices. They are made anew and not mounted, so
+/// that nothing the container does in its `/dev` shows in the node's.
+fn copy_devices(from: &Path, to: &Path) -> Result<(), InitError> {
+    for entry in fs::read_dir(from)
+        .step(format!("read {}", from.display()))?
+        .flatten()
+    {
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let Ok(meta) = fs::symlink_metadata(&source) else {
+            continue;
+        };
+        if fs::symlink_metadata(&target).is_ok() {
+            continue;
+        }
+        let kind = meta.file_type();
+        if kind.is_dir() {
+            make_directory(&target)?;
+            copy_devices(&source, &target)?;
+        } else if kind.is_char_device() || kind.is_block_device() {
+            let flag = if kind.is_char_device() {
+                SFlag::S_IFCHR
+            } else {
+                SFlag::S_IFBLK
+            };
+            let mode = Mode::from_bits_truncate(meta.mode() & 0o777);
+            mknod(&target, flag, mode, meta.rdev())
+                .step(format!("make device {}", target.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn mount_volume(spec: &MountSpec, source: &File) -> Result<(), InitError> {

@@ -1,7 +1,7 @@
 //! Starting a container: everything is decided first, then one helper carries it out.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc};
@@ -52,9 +52,22 @@ impl PodWorker {
             }
             match self.start(index).await {
                 Ok(run) => self.started(index, run),
+                // Its end will be reported in a moment; then everything starts anew.
+                Err(StartError::Run(_)) if self.sandbox_is_ending().await => return,
                 Err(error) => self.start_failed(index, error),
             }
         }
+    }
+
+    /// Whether a start failed because the sandbox is going away. The kernel ends the processes of a
+    /// PID namespace before its first process, so the container's end is seen before the sandbox's.
+    async fn sandbox_is_ending(&self) -> bool {
+        let Some(sandbox) = &self.sandbox else {
+            return true;
+        };
+        tokio::time::timeout(Duration::from_millis(300), sandbox.process.wait())
+            .await
+            .is_ok()
     }
 
     fn started(&mut self, index: usize, mut run: Run) {
@@ -158,7 +171,7 @@ impl PodWorker {
                     finished_at: now,
                     container_id: None,
                 };
-                self.ended(index, ended, std::time::Duration::ZERO);
+                self.ended(index, ended, Duration::ZERO);
             }
         }
     }
@@ -429,7 +442,7 @@ fn connect_streams(
         process.wait().await;
         // A grandchild that kept the pipe open must not keep followers waiting for ever.
         let both = futures_util::future::join_all(captures);
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(5), both).await;
+        let _ = tokio::time::timeout(Duration::from_secs(5), both).await;
         log.close();
     });
     let io = ContainerIo {

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::dial;
 use super::spdy::connection::{Connection, Incoming};
-use super::websocket::frame;
+use super::websocket::{frame, goodbye};
 
 /// Subprotocols of the channel-framed form, best first.
 pub(crate) const CHANNEL_PROTOCOLS: [&str; 1] = ["v4.channel.k8s.io"];
@@ -152,7 +152,7 @@ where
             _ = &mut reader => break,
         }
     }
-    let _ = sink.send(Message::Close(None)).await;
+    let _ = sink.send(goodbye()).await;
     if !reader.is_finished() {
         let _ = tokio::time::timeout(Duration::from_secs(2), &mut reader).await;
         reader.abort();

@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
+use super::websocket::goodbye;
+
 /// Subprotocol of port forwarding in a tunnel.
 pub(crate) const PORT_FORWARD_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
 
@@ -44,7 +46,7 @@ where
                 break;
             }
         }
-        let _ = sink.send(Message::Close(None)).await;
+        let _ = sink.send(goodbye()).await;
         let _ = tokio::time::timeout(Duration::from_secs(2), inward).await;
     });
     near

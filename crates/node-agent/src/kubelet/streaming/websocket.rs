@@ -10,7 +10,9 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::session::{Output, Remote, Size};
 
@@ -55,6 +57,14 @@ pub(crate) fn frame(channel: u8, data: &[u8]) -> Message {
     bytes.push(channel);
     bytes.extend_from_slice(data);
     Message::binary(bytes)
+}
+
+/// The end of a session. Clients take a close frame without a code for a broken connection.
+pub(crate) fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame {
+        code: CloseCode::Normal,
+        reason: Utf8Bytes::default(),
+    }))
 }
 
 /// Carries a session until the final status has been sent or the client is gone.
@@ -130,7 +140,7 @@ async fn write_all<S>(
             break;
         }
     }
-    let _ = sink.send(Message::Close(None)).await;
+    let _ = sink.send(goodbye()).await;
 }
 
 #[cfg(test)]
