@@ -4,7 +4,6 @@ use crate::{
     authn::tokens::TokenIssuer, pki::ClusterPki, registry::Registry, services::Allocator,
     store::Store,
 };
-use ipnet::IpNet;
 use std::net::SocketAddr;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -37,8 +36,6 @@ pub struct Api {
 pub struct Settings {
     /// Where pods reach the server (endpoint of the service `kubernetes`).
     pub advertise: SocketAddr,
-    /// Addresses of services.
-    pub service_cidr: IpNet,
     /// Issuer and default audience of service account tokens.
     pub issuer: String,
     /// `gitVersion` of `/version`.

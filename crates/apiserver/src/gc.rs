@@ -6,7 +6,7 @@
 use crate::{
     api::Api,
     authn::User,
-    crd,
+    crd, namespaces,
     object::{self, Object},
     ops::{self, DeleteOptions, Part, Writer},
     registry::Resource,
@@ -30,6 +30,8 @@ pub enum Work {
     Terminating(Place),
     /// A custom resource definition waits for its objects.
     Cleanup(String),
+    /// A namespace waits for its content.
+    Namespace(String),
 }
 
 /// Where an object is, and which one it was.
@@ -86,7 +88,8 @@ pub fn gone(api: &Api, resource: &Resource, value: &Value) {
     }
 }
 
-fn send(api: &Api, work: Work) {
+/// Queues work.
+pub fn send(api: &Api, work: Work) {
     // The queue is closed only while the server stops.
     let _ = api.garbage.send(work);
 }
@@ -106,6 +109,7 @@ pub async fn run(api: Arc<Api>, mut queue: mpsc::UnboundedReceiver<Work>) {
             Work::Check(place) => check_owners(&api, &place),
             Work::Terminating(place) => finish_terminating(&api, &place),
             Work::Cleanup(name) => cleanup(&api, &name),
+            Work::Namespace(name) => namespaces::empty(&api, &name),
         }
     }
 }

@@ -114,13 +114,6 @@ pub enum View {
     Metadata(&'static str),
 }
 
-impl View {
-    /// The content type to declare.
-    pub fn content_type(self) -> &'static str {
-        "application/json"
-    }
-}
-
 /// Chooses the first form in an `Accept` header that this server can write.
 pub fn negotiate(headers: &HeaderMap) -> Result<View> {
     let accept = match headers.get(header::ACCEPT) {

@@ -5,7 +5,7 @@ use crate::{
     api::Api,
     authn::User,
     decode::Decoded,
-    object,
+    gc, object,
     ops::{self, DeleteOptions, Part, Writer},
     registry::Resource,
 };
@@ -63,7 +63,10 @@ fn root_certificate(api: &Api, namespace: &str) {
 /// A namespace was changed; one that goes loses its content.
 pub fn changed(api: &Api, namespace: &Value) {
     if object::terminating(namespace) {
-        empty(api, object::name(namespace));
+        gc::send(
+            api,
+            gc::Work::Namespace(object::name(namespace).to_string()),
+        );
     }
 }
 
@@ -80,7 +83,7 @@ pub fn content_deleted(api: &Api, resource: &Resource, value: &Value) {
         return;
     };
     if object::terminating(namespace.value()) {
-        finish(api, &namespaces, name);
+        gc::send(api, gc::Work::Namespace(name.to_string()));
         return;
     }
     match (resource.kind.as_ref(), object::name(value)) {
@@ -91,8 +94,16 @@ pub fn content_deleted(api: &Api, resource: &Resource, value: &Value) {
     }
 }
 
-/// Deletes everything in a namespace.
-fn empty(api: &Api, name: &str) {
+/// Deletes everything in a namespace that goes, and the namespace when nothing is left. Runs in
+/// the garbage collector's task: a namespace may hold more objects than a stack can recurse.
+pub fn empty(api: &Api, name: &str) {
+    let Some(namespaces) = api.registry.find_kind("", "v1", "Namespace") else {
+        return;
+    };
+    match ops::get(api, &namespaces, "", name) {
+        Ok(found) if object::terminating(found.value()) => {}
+        _ => return,
+    }
     let user = User::system("system:serviceaccount:kube-system:namespace-controller");
     let mut writer = Writer::internal(&user, "kube-controller-manager");
     let options = DeleteOptions {
@@ -112,9 +123,7 @@ fn empty(api: &Api, name: &str) {
             }
         }
     }
-    if let Some(namespaces) = api.registry.find_kind("", "v1", "Namespace") {
-        finish(api, &namespaces, name);
-    }
+    finish(api, &namespaces, name);
 }
 
 /// Lets an empty namespace go; says in its status what holds one that is not.

@@ -41,12 +41,6 @@ pub fn canonical(text: &str) -> Option<String> {
     Some(write(parse(text)?))
 }
 
-/// The value in whole units (bytes, cores), rounded up.
-pub fn units(text: &str) -> Option<i64> {
-    let nanos = parse(text)?.nanos;
-    i64::try_from((nanos + 999_999_999).div_euclid(1_000_000_000)).ok()
-}
-
 fn parse(text: &str) -> Option<Quantity> {
     let end = text
         .char_indices()

@@ -178,13 +178,6 @@ impl Registry {
             .collect()
     }
 
-    /// Whether anything is served in a group (and version).
-    pub fn serves(&self, group: &str, version: Option<&str>) -> bool {
-        self.all()
-            .iter()
-            .any(|r| r.group.as_ref() == group && version.is_none_or(|v| r.version.as_ref() == v))
-    }
-
     /// Adds or replaces the resources of a CRD.
     pub fn set_custom(&self, crd: &str, resources: Vec<Arc<Resource>>) {
         self.custom.write().insert(crd.to_string(), resources);

@@ -288,14 +288,6 @@ impl FieldSelector {
         self.terms.is_empty()
     }
 
-    /// The value that `metadata.name` must have, if that is required.
-    pub fn required_name(&self) -> Option<&str> {
-        self.terms
-            .iter()
-            .find(|(f, _, eq)| *eq && f == "metadata.name")
-            .map(|(_, v, _)| v.as_str())
-    }
-
     /// Whether the object has the values.
     pub fn matches(&self, object: &Value) -> bool {
         self.terms
@@ -380,7 +372,6 @@ mod tests {
         assert!(s("spec.nodeName=n,metadata.name!=q").unwrap().matches(&pod));
         assert!(s("status.podIP=").unwrap().matches(&pod));
         assert!(s("spec.containers=x").is_err());
-        assert_eq!(s("metadata.name=p").unwrap().required_name(), Some("p"));
         let event = json!({"regarding": {"name": "p"}});
         let s = FieldSelector::parse("involvedObject.name=p", "", "Event", &[]).unwrap();
         assert!(s.matches(&event));

@@ -149,7 +149,6 @@ impl Builder {
             kubelets: KubeletClient::new(&pki)?,
             settings: Settings {
                 advertise,
-                service_cidr: cidr,
                 issuer: ISSUER.into(),
                 version,
             },

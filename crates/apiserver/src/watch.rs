@@ -242,15 +242,19 @@ impl Watcher {
     fn on_time(&mut self) -> Option<Bytes> {
         let now = Instant::now();
         let ended = now >= self.ends;
-        self.finished = ended;
         if now >= self.bookmark_at {
             self.bookmark_at = now + BOOKMARK_EVERY;
         }
+        // The order matters: what is committed up to this revision, `advance` writes.
+        let revision = self.api.store.revision();
+        if let Some(piece) = self.advance() {
+            return Some(piece);
+        }
+        self.finished = ended;
         if !self.bookmarks {
             return None;
         }
-        // Nothing up to the store's revision is left to write: `advance` has just been empty.
-        self.cursor = self.cursor.max(*self.changed.borrow());
+        self.cursor = self.cursor.max(revision);
         let mut piece = BytesMut::new();
         self.write_bookmark(&mut piece, false);
         Some(piece.freeze())

@@ -27,6 +27,8 @@ pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 pub struct CustomVersion {
     /// What objects look like; None allows everything.
     pub schema: Option<Structural>,
+    /// Resource version of the definition.
+    pub revision: u64,
     /// The schema as it was written, for OpenAPI.
     pub source: Value,
     /// `additionalPrinterColumns`.
@@ -169,6 +171,9 @@ fn resources(crd: &Value) -> Vec<Arc<Resource>> {
             .filter_map(|v| v.as_str().map(Into::into))
             .collect()
     };
+    let revision = object::text(crd, "/metadata/resourceVersion")
+        .parse()
+        .unwrap_or(0);
     let mut resources = Vec::new();
     for version in spec
         .get("versions")
@@ -179,7 +184,7 @@ fn resources(crd: &Value) -> Vec<Arc<Resource>> {
         if version.get("served") != Some(&Value::Bool(true)) {
             continue;
         }
-        let compiled = Arc::new(compile(version, spec));
+        let compiled = Arc::new(compile(version, spec, revision));
         let mut subresources = Vec::new();
         if compiled.status {
             subresources.push(registry::builtin::subresource("status"));
@@ -210,7 +215,7 @@ fn resources(crd: &Value) -> Vec<Arc<Resource>> {
     resources
 }
 
-fn compile(version: &Value, spec: &Value) -> CustomVersion {
+fn compile(version: &Value, spec: &Value, revision: u64) -> CustomVersion {
     let source = version
         .pointer("/schema/openAPIV3Schema")
         .cloned()
@@ -259,6 +264,7 @@ fn compile(version: &Value, spec: &Value) -> CustomVersion {
         .map(str::to_string);
     CustomVersion {
         schema,
+        revision,
         source,
         columns: array("/additionalPrinterColumns").map(column).collect(),
         status: version.pointer("/subresources/status").is_some(),

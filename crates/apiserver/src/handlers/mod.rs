@@ -184,7 +184,8 @@ async fn resource(context: Context, request: Request<Incoming>) -> Result<Respon
     if !target.subresource.is_empty() {
         return streams::subresource(context, resource, request).await;
     }
-    if !resource.verbs.contains(&target.verb) {
+    let of_one = matches!(target.verb, "update" | "patch");
+    if !resource.verbs.contains(&target.verb) || (of_one && target.name.is_empty()) {
         return Err(ApiError::method_not_allowed());
     }
     match target.verb {

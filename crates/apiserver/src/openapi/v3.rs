@@ -31,7 +31,7 @@ pub fn index(api: &Api) -> Response<Body> {
     let paths: Map<String, Value> = documents(api)
         .into_iter()
         .map(|(path, resources)| {
-            let hash = hash(&encode(&render(&resources)));
+            let hash = hash(&resources);
             let url = format!("/openapi/v3/{path}?hash={hash}");
             (path, json!({ "serverRelativeURL": url }))
         })
@@ -45,14 +45,13 @@ pub fn document(api: &Api, path: &[&str], headers: &HeaderMap) -> Result<Respons
     let resources = documents
         .get(&path.join("/"))
         .ok_or_else(ApiError::unknown_path)?;
-    let body = encode(&render(resources));
-    let etag = format!("\"{}\"", hash(&body));
+    let etag = format!("\"{}\"", hash(resources));
     let known = headers
         .get(header::IF_NONE_MATCH)
         .and_then(|v| v.to_str().ok());
     let mut response = match known == Some(etag.as_str()) {
         true => crate::http::json(StatusCode::NOT_MODIFIED, bytes::Bytes::new()),
-        false => crate::http::json(StatusCode::OK, body),
+        false => crate::http::json(StatusCode::OK, encode(&render(resources))),
     };
     if let Ok(etag) = HeaderValue::from_str(&etag) {
         response.headers_mut().insert(header::ETAG, etag);
@@ -64,9 +63,28 @@ pub fn document(api: &Api, path: &[&str], headers: &HeaderMap) -> Result<Respons
     Ok(response)
 }
 
-fn hash(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest.iter().take(16).map(|b| format!("{b:02X}")).collect()
+/// Names a document without rendering it: built-in kinds never change while the server runs, and
+/// definitions change with their resource version.
+fn hash(resources: &[Arc<Resource>]) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(env!("CARGO_PKG_VERSION"));
+    for resource in resources {
+        let revision = match &resource.schema {
+            Schema::Builtin(_) => 0,
+            Schema::Custom(version) => version.revision,
+        };
+        hasher.update(format!(
+            "{}/{}@{revision};",
+            resource.api_version(),
+            resource.kind
+        ));
+    }
+    hasher
+        .finalize()
+        .iter()
+        .take(16)
+        .map(|b| format!("{b:02X}"))
+        .collect()
 }
 
 fn render(resources: &[Arc<Resource>]) -> Value {

@@ -17,13 +17,9 @@ pub fn object(resource: &Resource, value: &Value, causes: &mut Vec<Cause>) {
     annotations(value, causes);
     owners(value, causes);
     for (i, finalizer) in object::finalizers(value).iter().enumerate() {
-        if !is_qualified(finalizer) {
-            let why = "name is neither a standard finalizer name nor is it fully qualified";
-            causes.push(Cause::invalid(
-                format!("metadata.finalizers[{i}]"),
-                &(*finalizer).into(),
-                why,
-            ));
+        if !label_key(finalizer) {
+            let field = format!("metadata.finalizers[{i}]");
+            causes.push(Cause::invalid(field, &(*finalizer).into(), BAD_KEY));
         }
     }
 }
@@ -112,11 +108,6 @@ fn label_key(key: &str) -> bool {
         Some((prefix, name)) => dns_subdomain(prefix).is_none() && label_part(name),
         None => label_part(key),
     }
-}
-
-fn is_qualified(finalizer: &str) -> bool {
-    matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion")
-        || label_key(finalizer) && finalizer.contains('/')
 }
 
 const BAD_KEY: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";

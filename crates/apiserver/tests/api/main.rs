@@ -1,0 +1,14 @@
+//! The server as clients see it: kube-rs, raw HTTP, and stock kubectl where it is installed.
+
+#![expect(missing_docs, reason = "tests")]
+
+mod access;
+mod applying;
+mod common;
+mod custom;
+mod lifecycle;
+mod listing;
+mod objects;
+mod patching;
+mod streaming;
+mod with_kubectl;
