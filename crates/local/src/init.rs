@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -31,6 +31,9 @@ use crate::{addresses, cleanup};
 
 /// How long to wait before a part that ended is started again.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
+
+/// How often a part that cannot even be started is tried.
+const RESTART_ATTEMPTS: u32 = 10;
 
 /// A part of the cluster, by what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,23 +154,20 @@ impl Running {
     fn start_node(&mut self, place: usize) -> Result<()> {
         let start = NodeStart::new(&self.folder, &self.cluster, place)?;
         let mut command = Command::new(&self.cluster.program);
-        command.arg(crate::NODE);
+        command.args([crate::NODE, "node", &start.name]);
         spawn::log_to(&mut command, &self.folder.log(&start.name))?;
         command.stdin(Stdio::piped());
         let mut child = spawn::in_namespaces(command)?;
         let pid = child.id().cast_signed();
         self.parts.insert(pid, Part::Node(place));
-        block_on(connect_node(&self.cluster, &start, place, pid))?;
-        let message = serde_json::to_vec(&start).map_err(|error| LocalError::Part {
-            part: start.name.clone(),
-            reason: error.to_string(),
-        })?;
-        if let Some(mut input) = child.stdin.take() {
-            input
-                .write_all(&message)
-                .map_err(file("telling", &start.name))?;
+        let connected = block_on(connect_node(&self.cluster, &start, place, pid))
+            .and_then(|()| tell(&mut child, &start));
+        if connected.is_err() {
+            // Not a node that ended, but one that never was.
+            self.parts.remove(&pid);
+            let _ = child.kill();
         }
-        Ok(())
+        connected
     }
 
     /// Waits for processes that end, for ever: the parts, and orphans whose
@@ -190,13 +190,42 @@ impl Running {
                     reason: "ended; see its log".to_owned(),
                 });
             }
+            self.restart(part)?;
+        }
+    }
+
+    /// Starts a part again, trying a few times before the cluster is given up.
+    fn restart(&mut self, part: Part) -> Result<()> {
+        for attempt in 1.. {
             std::thread::sleep(RESTART_DELAY);
-            match part {
-                Part::Controllers => self.start_controllers()?,
-                Part::Node(place) => self.start_node(place)?,
-                Part::ApiServer => {}
+            let started = match part {
+                Part::ApiServer => return Ok(()),
+                Part::Controllers => self.start_controllers(),
+                Part::Node(place) => self.start_node(place),
+            };
+            match started {
+                Err(error) if attempt < RESTART_ATTEMPTS => {
+                    tracing::warn!("{part:?} was not started again: {error}");
+                }
+                done => return done,
             }
         }
+        Ok(())
+    }
+}
+
+/// Tells a node who it is.
+fn tell(node: &mut Child, start: &NodeStart) -> Result<()> {
+    let message = serde_json::to_vec(start).map_err(|error| LocalError::Part {
+        part: start.name.clone(),
+        reason: error.to_string(),
+    })?;
+    // Closed afterwards: the node reads to the end.
+    match node.stdin.take() {
+        Some(mut input) => input
+            .write_all(&message)
+            .map_err(file("telling", &start.name)),
+        None => Ok(()),
     }
 }
 

@@ -64,7 +64,7 @@ pub fn reserved(first: &str, rest: &[String]) -> Option<i32> {
         (INIT, "cluster") => Box::new(|| init::main(after)),
         (INIT, "apiserver") => Box::new(|| parts::api_server(after)),
         (INIT, "controllers") => Box::new(|| parts::controllers(after)),
-        (NODE, "") => Box::new(node::main),
+        (NODE, "node") => Box::new(node::main),
         (NODE, "agent") => Box::new(node::agent),
         (INIT | NODE, _) => {
             eprintln!("{first} is started by `ambit local up` only");

@@ -128,11 +128,8 @@ pub(crate) fn main() -> Result<()> {
     block_on(configure_network(&start))?;
     write_files(&start)?;
     let mut command = Command::new(&start.program);
-    command
-        .arg(crate::NODE)
-        .arg("agent")
-        .stdin(Stdio::piped())
-        .current_dir("/");
+    command.args([crate::NODE, "agent", &start.name]);
+    command.stdin(Stdio::piped()).current_dir("/");
     let mut agent = command.spawn().map_err(file("starting", &start.program))?;
     if let Some(mut input) = agent.stdin.take() {
         input.write_all(&text).doing("telling the node agent")?;

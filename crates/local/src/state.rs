@@ -102,6 +102,24 @@ impl ProcessId {
         })
     }
 
+    /// The child that was started with these arguments after the program's
+    /// name: how a node's first process is found from outside.
+    pub(crate) fn child(self, arguments: &[&str]) -> Option<i32> {
+        let wanted = format!("\nPPid:\t{}\n", self.pid);
+        let entries = fs::read_dir("/proc").ok()?.flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.into_iter().find(|pid| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            status.contains(&wanted)
+                && command
+                    .trim_end_matches('\0')
+                    .split('\0')
+                    .skip(1)
+                    .eq(arguments.iter().copied())
+        })
+    }
+
     /// Whether it still runs; a zombie does not.
     pub(crate) fn is_alive(self) -> bool {
         let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", self.pid)) else {

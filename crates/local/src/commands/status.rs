@@ -12,7 +12,7 @@ use crate::error::{Result, file};
 use crate::kind::Role;
 use crate::network::block_on;
 use crate::parts;
-use crate::state::{Cluster, Folder, State};
+use crate::state::{Cluster, Folder, ProcessId, State};
 
 /// How long the API server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -34,8 +34,10 @@ struct Status {
     name: String,
     server: String,
     context: String,
-    /// Process id of the first process.
+    /// The first process.
     pid: i32,
+    /// The first process inside; its network namespace is the router's.
+    router_pid: Option<i32>,
     uptime_seconds: i64,
     load_balancers: String,
     /// Whether the API server answers.
@@ -49,6 +51,8 @@ struct NodeStatus {
     name: String,
     role: Role,
     ready: bool,
+    /// The node's first process; its namespaces are the node's.
+    pid: Option<i32>,
     address: String,
     pod_subnet: String,
     pods: usize,
@@ -98,15 +102,20 @@ fn status(folder: &Folder) -> Result<Status> {
         server: cluster.url(),
         context: cluster.context(),
         pid: processes.guardian.pid,
+        router_pid: processes.init.map(|init| init.pid),
         uptime_seconds: jiff::Timestamp::now().as_second() - cluster.created,
         load_balancers: format!("{first}-{last}"),
         answers: seen.is_some(),
-        nodes: nodes(&cluster, &seen.unwrap_or_default()),
+        nodes: nodes(&cluster, processes.init, &seen.unwrap_or_default()),
         name: cluster.name,
     })
 }
 
-fn nodes(cluster: &Cluster, (nodes, pods): &(Vec<Node>, Vec<Pod>)) -> Vec<NodeStatus> {
+fn nodes(
+    cluster: &Cluster,
+    init: Option<ProcessId>,
+    (nodes, pods): &(Vec<Node>, Vec<Pod>),
+) -> Vec<NodeStatus> {
     let describe = |(place, record): (usize, &crate::state::NodeRecord)| {
         let node = nodes
             .iter()
@@ -121,6 +130,7 @@ fn nodes(cluster: &Cluster, (nodes, pods): &(Vec<Node>, Vec<Pod>)) -> Vec<NodeSt
             name: record.name.clone(),
             role: record.role,
             ready: node.is_some_and(is_ready),
+            pid: init.and_then(|init| init.child(&[crate::NODE, "node", &record.name])),
             address: cluster.addresses().node(place).to_string(),
             pod_subnet: subnet.unwrap_or_default(),
             pods: pods.iter().filter(is_here).count(),

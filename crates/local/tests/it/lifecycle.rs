@@ -108,6 +108,44 @@ async fn what_the_death_of_both_leaves_is_removed_by_the_next_command() -> Resul
 }
 
 #[tokio::test]
+async fn a_node_that_dies_comes_back_with_its_pods() -> Result<()> {
+    let (cluster, _) = busy("node").await?;
+    let workers = |status: &serde_json::Value| -> Vec<i64> {
+        let nodes = status["nodes"].as_array().into_iter().flatten();
+        nodes
+            .skip(1)
+            .filter_map(|node| node["pid"].as_i64())
+            .collect()
+    };
+    let name = cluster.place.name.clone();
+    let status = || -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(
+            &cluster.place.must("status", &["-o", "json"])?,
+        )?)
+    };
+    let before = workers(&status()?);
+    ensure!(before.len() == 2, "no process ids of nodes of {name}");
+    for pid in &before {
+        kill(Pid::from_raw(i32::try_from(*pid)?), Signal::SIGKILL)?;
+    }
+    wait_for("new nodes", PATIENCE, || {
+        let now = workers(&status().ok()?);
+        (now.len() == 2 && now.iter().all(|pid| !before.contains(pid))).then_some(())
+    })?;
+    let pods: kube::Api<k8s_openapi::api::core::v1::Pod> =
+        kube::Api::default_namespaced(cluster.client().await?);
+    for pod in pods.list(&kube::api::ListParams::default()).await? {
+        let pod = pod.metadata.name.context("a name")?;
+        ambit_testkit::eventually("the pod to run again", PATIENCE, async || {
+            let said = cluster.exec(&pod, &["echo", "back"]).await.ok()?;
+            (said == "back").then_some(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn clusters_do_not_meet() -> Result<()> {
     let one = Place::new("one")?.up(&[])?;
     let two = Place::new("two")?.up(&[])?;

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 
@@ -86,7 +86,7 @@ async fn scale(world: &World, set: &ReplicaSet, owned: &[Arc<Pod>]) -> Result<()
             .spec
             .as_ref()
             .and_then(|spec| spec.template.clone())
-            .unwrap_or_else(PodTemplateSpec::default);
+            .unwrap_or_default();
         for _ in 0..(wanted - owned.len()).min(BURST) {
             let pod = pods::from_template(set, &template);
             pods::create(world, COMPONENT, set, &pod).await?;

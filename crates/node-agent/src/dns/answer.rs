@@ -233,7 +233,7 @@ pub fn encode(
     udp: bool,
 ) -> Result<Vec<u8>, hickory_proto::ProtoError> {
     let bytes = response.to_vec()?;
-    let limit = request.max_payload().min(MAX_UDP).max(512);
+    let limit = request.max_payload().clamp(512, MAX_UDP);
     if udp && bytes.len() > usize::from(limit) {
         return response.truncate().to_vec();
     }

@@ -4,6 +4,8 @@
 
 pub mod answer;
 mod server;
+#[cfg(test)]
+mod tests;
 pub mod upstream;
 pub mod zone;
 
