@@ -1,0 +1,254 @@
+//! A local cluster per test: brought up under a name of its own, taken down with the value.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A running cluster, and the commands of somebody who uses it.
+pub struct Cluster {
+    /// Its name.
+    pub name: String,
+    folder: tempfile::TempDir,
+    kubectl: Option<PathBuf>,
+}
+
+impl Cluster {
+    /// Brings up a cluster of three nodes.
+    pub fn up(label: &str) -> Result<Self> {
+        ambit_testkit::require_root()?;
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let cluster = Self {
+            name: format!("{label}-{}-{number}", std::process::id()),
+            folder: tempfile::tempdir()?,
+            kubectl: find("kubectl"),
+        };
+        cluster.ambit(&format!("local up --name {}", cluster.name))?;
+        Ok(cluster)
+    }
+
+    /// Brings up a cluster with the mesh, and Bookinfo with curl in the namespace `bookinfo`.
+    pub fn with_bookinfo(label: &str, enrolled: bool) -> Result<Self> {
+        let cluster = Self::up(label)?;
+        cluster.ambit("install --set profile=ambient -y")?;
+        cluster.kubectl("create namespace bookinfo")?;
+        if enrolled {
+            cluster.kubectl("label namespace bookinfo istio.io/dataplane-mode=ambient")?;
+        }
+        let samples = repository().join("samples");
+        for sample in ["bookinfo/platform/kube/bookinfo.yaml", "curl/curl.yaml"] {
+            let file = samples.join(sample);
+            cluster.kubectl(&format!("apply -n bookinfo -f {}", file.display()))?;
+        }
+        cluster
+            .kubectl("wait -n bookinfo --for=condition=Available deployment --all --timeout=90s")?;
+        Ok(cluster)
+    }
+
+    /// Runs `ambit`; what it prints.
+    pub fn ambit(&self, command: &str) -> Result<String> {
+        succeed(
+            command,
+            self.run(Command::new(env!("CARGO_BIN_EXE_ambit")), command)?,
+        )
+    }
+
+    /// Runs the real kubectl, or ours where there is none; what it prints.
+    pub fn kubectl(&self, command: &str) -> Result<String> {
+        succeed(command, self.try_kubectl(command)?)
+    }
+
+    /// Runs kubectl, whatever comes of it.
+    pub fn try_kubectl(&self, command: &str) -> Result<Output> {
+        self.run(self.kubectl_program(), command)
+    }
+
+    /// Starts kubectl and does not wait for it.
+    pub fn spawn_kubectl(&self, command: &str) -> Result<std::process::Child> {
+        let mut program = self.kubectl_program();
+        self.prepare(&mut program, command);
+        Ok(program
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?)
+    }
+
+    /// Applies a manifest given as text.
+    pub fn apply(&self, manifest: &str) -> Result<String> {
+        succeed("apply", self.try_apply(manifest)?)
+    }
+
+    /// Applies a manifest given as text, whatever comes of it.
+    pub fn try_apply(&self, manifest: &str) -> Result<Output> {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let file = self.folder.path().join(format!("manifest-{number}.yaml"));
+        std::fs::write(&file, manifest)?;
+        self.try_kubectl(&format!("apply -f {}", file.display()))
+    }
+
+    /// Asks `url` from the curl pod of a namespace: the status code, or curl's exit code.
+    pub fn curl(&self, namespace: &str, url: &str) -> Result<std::result::Result<u16, i32>> {
+        let output = self.try_kubectl(&format!(
+            "exec -n {namespace} deploy/curl -- curl -s --max-time 5 -o /dev/null -w %{{http_code}} {url}"
+        ))?;
+        match output.status.code() {
+            Some(0) => Ok(Ok(String::from_utf8_lossy(&output.stdout)
+                .trim()
+                .parse()?)),
+            Some(code) => Ok(Err(code)),
+            None => bail!("kubectl was ended by a signal"),
+        }
+    }
+
+    /// What the cluster says of itself.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let status = self.ambit(&format!("local status --name {} -o json", self.name))?;
+        Ok(serde_json::from_str(&status)?)
+    }
+
+    /// Host process ids of the processes whose command line contains all of `words`, in this
+    /// cluster alone.
+    pub fn processes(&self, words: &[&str]) -> Result<Vec<i32>> {
+        let router = self.status()?["router"]["networkNamespace"]
+            .as_str()
+            .context("the status names no router")?
+            .to_owned();
+        let init = router
+            .split('/')
+            .nth(2)
+            .context("a path in /proc")?
+            .to_owned();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let pid = entry?.file_name().to_string_lossy().into_owned();
+            let Ok(number) = pid.parse::<i32>() else {
+                continue;
+            };
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if words.iter().all(|word| line.contains(word)) && descends(number, &init) {
+                found.push(number);
+            }
+        }
+        Ok(found)
+    }
+
+    fn kubectl_program(&self) -> Command {
+        match &self.kubectl {
+            Some(path) => Command::new(path),
+            None => {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_ambit"));
+                command.arg("kubectl");
+                command
+            }
+        }
+    }
+
+    fn prepare(&self, program: &mut Command, command: &str) {
+        program
+            .args(command.split_whitespace())
+            .env("KUBECONFIG", self.folder.path().join("kubeconfig"))
+            .stdin(Stdio::null());
+    }
+
+    fn run(&self, mut program: Command, command: &str) -> Result<Output> {
+        self.prepare(&mut program, command);
+        program
+            .output()
+            .with_context(|| format!("cannot run {program:?}"))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for command in ["get pods -A -o wide", "get events -A"] {
+                if let Ok(output) = self.try_kubectl(command) {
+                    eprintln!(
+                        "$ kubectl {command}\n{}",
+                        String::from_utf8_lossy(&output.stdout)
+                    );
+                }
+            }
+        }
+        if let Err(error) = self.ambit(&format!("local down --name {}", self.name)) {
+            eprintln!(
+                "the cluster {} could not be taken down: {error:#}",
+                self.name
+            );
+        }
+    }
+}
+
+fn succeed(command: &str, output: Output) -> Result<String> {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success(),
+        "`{command}` ended with {}: {text}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(text)
+}
+
+fn descends(mut pid: i32, ancestor: &str) -> bool {
+    while pid > 1 {
+        if pid.to_string() == ancestor {
+            return true;
+        }
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+            return false;
+        };
+        // The name in parentheses may contain spaces; the parent is the second word behind it.
+        let parent = stat
+            .rsplit(')')
+            .next()
+            .and_then(|rest| rest.split_whitespace().nth(1));
+        pid = parent.and_then(|p| p.parse().ok()).unwrap_or(0);
+    }
+    false
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|file| file.exists())
+}
+
+/// The root of the repository.
+pub fn repository() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_owned()
+}
+
+/// Released material of other projects that tests compare with, where this machine has it.
+pub fn shared() -> Option<PathBuf> {
+    let beside = repository().parent().map(|folder| folder.join("shared"));
+    let folder = std::env::var_os("AMBIT_SHARED")
+        .map(PathBuf::from)
+        .or(beside)?;
+    if folder.join("upstream").is_dir() {
+        return Some(folder);
+    }
+    eprintln!(
+        "{} is not there: what compares with released manifests has nothing to do",
+        folder.display()
+    );
+    None
+}
+
+/// Repeats a check until it holds.
+pub fn eventually<T>(seconds: u64, mut check: impl FnMut() -> Result<T>) -> Result<T> {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        match check() {
+            Err(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(100)),
+            other => return other.with_context(|| format!("waited for {seconds} s")),
+        }
+    }
+}

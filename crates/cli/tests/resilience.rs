@@ -1,0 +1,186 @@
+//! What users keep when parts of the mesh die: nothing leaks, and service comes back by itself.
+
+mod common;
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use ambit_testkit::{Capture, Namespace};
+use anyhow::{Context, Result, ensure};
+use common::{Cluster, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const PAGE: &str = "http://productpage:9080/productpage";
+const NEEDLE: &str = "An extremely entertaining play by Shakespeare";
+/// How soon requests must work again.
+const RECOVERY: Duration = Duration::from_secs(3);
+
+fn pods(cluster: &Cluster) -> Result<Vec<IpAddr>> {
+    let list = cluster.kubectl("get pods -n bookinfo -o jsonpath={.items[*].status.podIP}")?;
+    list.split_whitespace()
+        .map(|ip| ip.parse().context("a pod's address"))
+        .collect()
+}
+
+/// Captures on the link of every node.
+fn captures(cluster: &Cluster) -> Result<Vec<Capture>> {
+    let status = cluster.status()?;
+    let router = Namespace::open(
+        status["router"]["networkNamespace"]
+            .as_str()
+            .context("router")?,
+    )?;
+    let nodes = status["nodes"].as_array().context("nodes")?;
+    nodes
+        .iter()
+        .filter_map(|n| n["link"].as_str())
+        .map(|l| Capture::start(&router, l))
+        .collect()
+}
+
+/// No byte of TCP between two of the pods other than on HBONE's port, and not the text.
+fn nothing_leaked(captures: Vec<Capture>, pods: &[IpAddr]) -> Result<()> {
+    for capture in captures {
+        let packets = capture.stop()?;
+        ensure!(
+            !packets.saw_plaintext(NEEDLE),
+            "the text of a review is readable on the link"
+        );
+        for segment in packets
+            .segments()
+            .filter(|s| s.tcp && !s.payload.is_empty())
+        {
+            let (from, to) = (segment.source, segment.destination);
+            let between = pods.contains(&from.ip()) && pods.contains(&to.ip());
+            let hbone = from.port() == 15008 || to.port() == 15008;
+            ensure!(!between || hbone, "plaintext from {from} to {to}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn killing_every_ztunnel_under_load_leaks_nothing_and_heals_within_seconds() -> Result<()> {
+    let cluster = Cluster::with_bookinfo("kill-ztunnel", true)?;
+    eventually(30, || {
+        ensure!(cluster.curl("bookinfo", PAGE)? == Ok(200), "no page yet");
+        Ok(())
+    })?;
+    let pods = pods(&cluster)?;
+    let captures = captures(&cluster)?;
+    let (stop, answered) = (AtomicBool::new(false), AtomicU32::new(0));
+
+    std::thread::scope(|scope| -> Result<()> {
+        let load = || {
+            while !stop.load(Ordering::Relaxed) {
+                if matches!(cluster.curl("bookinfo", PAGE), Ok(Ok(200))) {
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        };
+        scope.spawn(load);
+        scope.spawn(load);
+        let result = (|| {
+            eventually(20, || {
+                ensure!(answered.load(Ordering::Relaxed) > 3, "no load yet");
+                Ok(())
+            })?;
+            let proxies = cluster.processes(&["ztunnel"])?;
+            ensure!(!proxies.is_empty(), "no ztunnel process was found");
+            for pid in proxies {
+                // Gone already if it was a parent's child that went with it.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            let killed = Instant::now();
+            let before = answered.load(Ordering::Relaxed);
+            eventually(30, || {
+                ensure!(
+                    answered.load(Ordering::Relaxed) > before + 2,
+                    "no answer since the kill"
+                );
+                Ok(())
+            })?;
+            let took = killed.elapsed();
+            ensure!(took < RECOVERY, "requests worked again after {took:?} only");
+            Ok(())
+        })();
+        stop.store(true, Ordering::Relaxed);
+        result
+    })?;
+    nothing_leaked(captures, &pods)
+}
+
+#[test]
+fn without_a_control_plane_traffic_goes_on() -> Result<()> {
+    let cluster = Cluster::with_bookinfo("kill-istiod", true)?;
+    eventually(30, || {
+        ensure!(cluster.curl("bookinfo", PAGE)? == Ok(200), "no page yet");
+        Ok(())
+    })?;
+    cluster.kubectl("scale -n istio-system deployment/istiod --replicas=0")?;
+    eventually(30, || {
+        let left = cluster.kubectl("get pods -n istio-system -l app=istiod -o name")?;
+        ensure!(left.trim().is_empty(), "istiod is still there");
+        Ok(())
+    })?;
+    for _ in 0..10 {
+        ensure!(
+            cluster.curl("bookinfo", PAGE)? == Ok(200),
+            "a request failed"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn while_the_node_agent_is_paused_no_new_pod_starts() -> Result<()> {
+    let cluster = Cluster::with_bookinfo("pause-agent", true)?;
+    let agents = cluster.processes(&["install-cni"])?;
+    ensure!(!agents.is_empty(), "no node agent was found");
+    let signal = |signal| {
+        agents
+            .iter()
+            .for_each(|pid| drop(kill(Pid::from_raw(*pid), signal)))
+    };
+
+    signal(Signal::SIGSTOP);
+    let outcome = (|| {
+        cluster.kubectl("scale -n bookinfo deployment/details-v1 --replicas=2")?;
+        let refused = eventually(30, || {
+            let events = cluster.kubectl("get events -n bookinfo")?;
+            ensure!(
+                events.contains("FailedCreatePodSandBox"),
+                "the start was not refused"
+            );
+            Ok(())
+        });
+        let running = cluster.kubectl(
+            "get pods -n bookinfo -l app=details --field-selector=status.phase=Running -o name",
+        )?;
+        ensure!(
+            running.lines().count() == 1,
+            "the new pod started uncaptured: {running}"
+        );
+        refused
+    })();
+    signal(Signal::SIGCONT);
+    outcome?;
+
+    // When the agent is back, so is the pod, and it is captured.
+    eventually(90, || {
+        let ready = "jsonpath={.items[*].metadata.annotations.ambient\\.istio\\.io/redirection}";
+        let annotations =
+            cluster.kubectl(&format!("get pods -n bookinfo -l app=details -o {ready}"))?;
+        ensure!(
+            annotations
+                .split_whitespace()
+                .filter(|a| *a == "enabled")
+                .count()
+                == 2,
+            "{annotations}"
+        );
+        Ok(())
+    })
+}
