@@ -27,17 +27,9 @@ fn pods(cluster: &Cluster) -> Result<Vec<IpAddr>> {
 /// Captures on the link of every node.
 fn captures(cluster: &Cluster) -> Result<Vec<Capture>> {
     let status = cluster.status()?;
-    let router = Namespace::open(
-        status["router"]["networkNamespace"]
-            .as_str()
-            .context("router")?,
-    )?;
     let nodes = status["nodes"].as_array().context("nodes")?;
-    nodes
-        .iter()
-        .filter_map(|n| n["link"].as_str())
-        .map(|l| Capture::start(&router, l))
-        .collect()
+    let pids = nodes.iter().filter_map(|node| node["pid"].as_i64());
+    pids.map(|pid| Capture::start(&Namespace::open(format!("/proc/{pid}/ns/net"))?, "eth0")).collect()
 }
 
 /// No byte of TCP between two of the pods other than on HBONE's port, and not the text.

@@ -113,15 +113,8 @@ impl Cluster {
     /// Host process ids of the processes whose command line contains all of `words`, in this
     /// cluster alone.
     pub fn processes(&self, words: &[&str]) -> Result<Vec<i32>> {
-        let router = self.status()?["router"]["networkNamespace"]
-            .as_str()
-            .context("the status names no router")?
-            .to_owned();
-        let init = router
-            .split('/')
-            .nth(2)
-            .context("a path in /proc")?
-            .to_owned();
+        let init = self.status()?["routerPid"].as_i64().context("the status names no router")?;
+        let init = init.to_string();
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc")? {
             let pid = entry?.file_name().to_string_lossy().into_owned();

@@ -11,6 +11,8 @@ use super::shell::Shell;
 
 /// Where HBONE goes.
 const HBONE: u16 = 15008;
+/// What a node's link to the others is called in its network namespace.
+const LINK: &str = "eth0";
 
 /// A capture that is going on, on the link of every node.
 pub struct Watch {
@@ -32,14 +34,14 @@ impl Watch {
     pub fn begin(shell: &Shell, cluster: &str) -> anyhow::Result<Self> {
         let status = shell.quiet(&format!("ambit local status --name {cluster} -o json"))?;
         let status: Value = serde_json::from_str(&status).context("the status is no JSON")?;
-        let router = status["router"]["networkNamespace"].as_str();
-        let router = Namespace::open(router.context("the status does not name the router")?)?;
-        let links = status["nodes"].as_array().into_iter().flatten();
-        let captures = links
-            .filter_map(|node| node["link"].as_str())
-            .map(|link| Capture::start(&router, link))
+        let captures = status["nodes"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|node| node["pid"].as_i64())
+            .map(|pid| Capture::start(&Namespace::open(format!("/proc/{pid}/ns/net"))?, LINK))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        ensure!(!captures.is_empty(), "the status names no links");
+        ensure!(!captures.is_empty(), "the status names no nodes");
         Ok(Self {
             captures,
             pods: pods(shell)?,
