@@ -675,7 +675,7 @@ mod tests {
             (first.status.as_str(), recheck.map(|d| d.as_secs())),
             ("True", Some(10))
         );
-        let (late, _) = progressing(&[first.clone()], "rs", false, false, 10, later);
+        let (late, _) = progressing(std::slice::from_ref(&first), "rs", false, false, 10, later);
         assert_eq!(late.reason.as_deref(), Some("ProgressDeadlineExceeded"));
         let (moving, _) = progressing(&[first], "rs", false, true, 10, later);
         assert_eq!(moving.reason.as_deref(), Some("ReplicaSetUpdated"));

@@ -317,7 +317,7 @@ mod tests {
         let leaving = endpoint("10.0.0.1", false, true, true);
         let alone = slice(80, json!([leaving.clone()]));
         assert_eq!(
-            shown(&rules(&[service.clone()], &[alone], None)),
+            shown(&rules(std::slice::from_ref(&service), &[alone], None)),
             ["10.96.0.5/tcp/80 -> 10.0.0.1:80"]
         );
         let both = slice(
