@@ -325,14 +325,13 @@ async fn emit(bytes: &[u8], renderer: &mut Renderer, sender: &mpsc::Sender<Bytes
                 break;
             }
         }
-        if batch.len() >= 64 * 1024 {
-            if sender
+        if batch.len() >= 64 * 1024
+            && sender
                 .send(std::mem::take(&mut batch).into())
                 .await
                 .is_err()
-            {
-                return false;
-            }
+        {
+            return false;
         }
     }
     if !batch.is_empty() && sender.send(batch.into()).await.is_err() {

@@ -5,6 +5,16 @@
 //! What it is not: an isolation boundary. Containers see the node's root file system through an
 //! overlay; there is no seccomp profile, no user namespace, and resource limits are not enforced.
 //!
+//! Where it differs from other kubelets on purpose:
+//! - Images are names in a [catalogue](crate::catalogue); nothing is pulled.
+//! - The containers of a pod share one PID namespace, as with `shareProcessNamespace: true`.
+//! - The root file system needs overlayfs and a tmpfs for its upper layer; there is no other way.
+//! - Volumes of other kinds than `configMap`, `secret`, `projected`, `downwardAPI`, `emptyDir` and
+//!   `hostPath`, `Bidirectional` mount propagation, `hostPort` without a plugin for it, and gRPC
+//!   probes are refused with a message, never ignored.
+//! - The specification of a running pod is not changed in place; there are no ephemeral containers
+//!   and no static pods.
+//!
 //! What always holds:
 //! - No fork without exec in this multi-threaded process: the helper program ([`INIT_ARGUMENT`])
 //!   makes the namespaces.

@@ -12,6 +12,7 @@ use serde_json::json;
 pub async fn streams_of_every_version(cluster: &Cluster) {
     let programs = std::env::var("AMBIT_TEST_KUBECTL").unwrap_or_default();
     if programs.is_empty() {
+        println!("  no kubectl named in AMBIT_TEST_KUBECTL");
         return;
     }
     let spec = json!({"containers": [

@@ -7,6 +7,11 @@
 //!
 //! `AMBIT_TEST_KUBECTL` may name kubectl programs, separated by colons, for a scenario with each.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "these are tests, without the harness's attribute"
+)]
+
 mod cluster;
 mod kubectl;
 mod scenarios;

@@ -675,7 +675,7 @@ pub async fn a_failing_network_stops_the_pod(cluster: &Cluster) {
     // A chained plugin appears, as a mesh inserts it, and refuses.
     let gate = home("bin/gate");
     let script = "#!/bin/sh\n[ \"$CNI_COMMAND\" = ADD ] || exit 0\n[ -e /run/node/open ] || { echo '{\"code\":100,\"msg\":\"the gate is closed\"}'; exit 1; }\n\
-        printf '%s\\n' \"$CNI_NETNS\" > /run/node/seen; sed 's/.*\"prevResult\":\\(.*\\),\"type\".*/\\1/' > /dev/null; cat /run/node/result\n";
+        printf '%s\\n' \"$CNI_NETNS\" > /run/node/seen; cat /run/node/result\n";
     std::fs::write(&gate, script).unwrap();
     std::fs::set_permissions(&gate, std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::write(
@@ -708,6 +708,54 @@ pub async fn a_failing_network_stops_the_pod(cluster: &Cluster) {
     cluster.until_gone("gated").await;
 }
 
+/// Where a cgroup would be, in each hierarchy of this machine.
+fn cgroup_paths(group: &str) -> Vec<std::path::PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let cgroups = mounts.lines().filter(|line| line.contains(" - cgroup"));
+    let points = cgroups.filter_map(|line| line.split(' ').nth(4));
+    points
+        .map(|point| std::path::Path::new(point).join(group))
+        .collect()
+}
+
+/// What a kubelet that was killed would leave: a process in a pod's cgroup, a mounted volume, a named
+/// network namespace.
+fn plant_leftovers(group: &str) -> std::process::Child {
+    use nix::mount::{MsFlags, mount};
+    let process = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
+    let group = cgroup_paths(group)
+        .into_iter()
+        .find(|path| path.exists())
+        .unwrap();
+    let cgroup = group.join("kubepods/burstable/podleft/over");
+    std::fs::create_dir_all(&cgroup).unwrap();
+    std::fs::write(cgroup.join("cgroup.procs"), process.id().to_string()).unwrap();
+    let volume = home("state/pods/left/volumes/memory");
+    std::fs::create_dir_all(&volume).unwrap();
+    mount(
+        Some("tmpfs"),
+        &volume,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .unwrap();
+    let netns = std::path::Path::new("/run/netns/cni-left");
+    std::fs::File::create(netns).unwrap();
+    mount(
+        Some("/proc/self/ns/net"),
+        netns,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .unwrap();
+    process
+}
+
 /// Ends the kubelet with a pod still running and looks for leftovers.
 pub async fn nothing_is_left(cluster: Cluster) -> Result<(), String> {
     let uid = cluster
@@ -718,6 +766,7 @@ pub async fn nothing_is_left(cluster: Cluster) -> Result<(), String> {
         .unwrap();
     cluster.until_ready("remaining").await;
     let group = cluster.cgroups.trim_start_matches('/').to_string();
+    let mut leftover = plant_leftovers(&group);
     cluster.stop().await?;
     let mut problems = Vec::new();
     if !processes_of(&uid).is_empty() {
@@ -737,11 +786,13 @@ pub async fn nothing_is_left(cluster: Cluster) -> Result<(), String> {
             .filter(|line| line.contains("veth"))
             .map(str::to_string),
     );
-    for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
-        let path = std::path::Path::new(root).join(&group);
-        if path.exists() {
-            problems.push(format!("cgroup {}", path.display()));
-        }
+    let groups = cgroup_paths(&group)
+        .into_iter()
+        .filter(|path| path.exists());
+    problems.extend(groups.map(|path| format!("cgroup {}", path.display())));
+    if leftover.try_wait().unwrap().is_none() {
+        leftover.kill().unwrap();
+        problems.push("a process of a pod that this kubelet did not know".to_string());
     }
     if home("state/pods").exists() {
         problems.push("state directory".to_string());

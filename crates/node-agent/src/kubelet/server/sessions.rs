@@ -28,7 +28,7 @@ type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
 type ContainerPath = (String, String, String);
 
 /// A refused request.
-type Refusal = Response<Body>;
+type Refusal = Box<Response<Body>>;
 
 /// The protocol of a request, once accepted.
 enum Transport {
@@ -114,7 +114,7 @@ fn best(headers: &HeaderMap, name: &str, ours: &[&str]) -> Result<String, String
         })
 }
 
-fn refuse(message: String) -> Refusal {
+fn refuse(message: String) -> Response<Body> {
     answer(StatusCode::BAD_REQUEST, message)
 }
 
@@ -162,7 +162,7 @@ pub(super) async fn exec(
     }
     let container = match running(node, &path) {
         Ok(container) => container,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let options = ExecOptions {
         command,
@@ -185,7 +185,7 @@ pub(super) async fn attach(
     let streams = Streams::of(&query);
     let container = match running(node, &path) {
         Ok(container) => container,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let with_stdin = streams.stdin;
     start(request, streams, move |session| async move {
@@ -197,17 +197,17 @@ fn running(
     node: &Node,
     (namespace, pod, container): &ContainerPath,
 ) -> Result<RunningContainer, Refusal> {
+    let missing = |text: String| Box::new(answer(StatusCode::NOT_FOUND, text));
     let Some(entry) = node.pods.find(namespace, pod) else {
-        return Err(answer(
-            StatusCode::NOT_FOUND,
-            format!("pod {pod:?} in namespace {namespace:?} is not on this node"),
-        ));
+        return Err(missing(format!(
+            "pod {pod:?} in namespace {namespace:?} is not on this node"
+        )));
     };
-    entry.running.get(container).cloned().ok_or_else(|| {
-        answer(
-            StatusCode::NOT_FOUND,
-            format!("container {container:?} in pod {pod:?} is not running"),
-        )
+    let running = entry.running.get(container).cloned();
+    running.ok_or_else(|| {
+        missing(format!(
+            "container {container:?} in pod {pod:?} is not running"
+        ))
     })
 }
 

@@ -167,7 +167,7 @@ async fn dispatch(inputs: &mut [Option<mpsc::Sender<Bytes>>], mut data: Bytes) {
     let channel = data.split_to(1)[0];
     let Some(input) = inputs
         .get_mut(usize::from(channel / 2))
-        .filter(|_| channel % 2 == 0)
+        .filter(|_| channel.is_multiple_of(2))
     else {
         return;
     };
