@@ -29,7 +29,8 @@ fn captures(cluster: &Cluster) -> Result<Vec<Capture>> {
     let status = cluster.status()?;
     let nodes = status["nodes"].as_array().context("nodes")?;
     let pids = nodes.iter().filter_map(|node| node["pid"].as_i64());
-    pids.map(|pid| Capture::start(&Namespace::open(format!("/proc/{pid}/ns/net"))?, "eth0")).collect()
+    pids.map(|pid| Capture::start(&Namespace::open(format!("/proc/{pid}/ns/net"))?, "eth0"))
+        .collect()
 }
 
 /// No byte of TCP between two of the pods other than on HBONE's port, and not the text.

@@ -110,7 +110,10 @@ impl From<FetchError> for Failure {
             FetchError::Transfer(cause) if cause.is_incomplete_message() => {
                 "Empty reply from server".to_owned()
             }
-            FetchError::Transfer(cause) => format!("Recv failure: {cause}"),
+            FetchError::Transfer(cause) => match std::error::Error::source(cause) {
+                Some(why) => format!("Recv failure: {why}"),
+                None => format!("Recv failure: {cause}"),
+            },
             other => other.to_string(),
         };
         Self { code, text }

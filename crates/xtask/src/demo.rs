@@ -132,7 +132,7 @@ fn summary(rows: &[Row]) {
             Err(error) => (shell::bad(), format!("{error:#}")),
         };
         let text = text.lines().next().unwrap_or_default().to_owned();
-        println!("{mark} {:<46} {:>6.1} s  {text}", row.title, row.seconds);
+        println!("{mark} {:<56} {:>5.1} s  {text}", row.title, row.seconds);
     }
     match rows.iter().find(|row| row.outcome.is_err()) {
         None => println!("\nAll {} steps passed.", rows.len()),

@@ -101,6 +101,15 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The same cluster, for a command that may learn of new kinds on its way.
+    pub fn again(&self) -> Cluster {
+        Cluster {
+            client: self.client.clone(),
+            namespace: self.namespace.clone(),
+            kinds: self.kinds.clone(),
+        }
+    }
+
     /// The client, for what is no plain request.
     pub fn client(&self) -> Client {
         self.client.clone()

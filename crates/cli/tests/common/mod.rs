@@ -113,7 +113,9 @@ impl Cluster {
     /// Host process ids of the processes whose command line contains all of `words`, in this
     /// cluster alone.
     pub fn processes(&self, words: &[&str]) -> Result<Vec<i32>> {
-        let init = self.status()?["routerPid"].as_i64().context("the status names no router")?;
+        let init = self.status()?["routerPid"]
+            .as_i64()
+            .context("the status names no router")?;
         let init = init.to_string();
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc")? {

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use owo_colors::OwoColorize as _;
 
+/// Longer lines of a page are cut when they are shown.
+const WIDTH: usize = 150;
+
 /// Runs commands in the repository with the demo's own kubeconfig.
 pub struct Shell {
     root: PathBuf,
@@ -124,7 +127,12 @@ impl Shell {
             .map(str::to_owned)
             .collect();
         println!("$ {}", self.printed(command));
-        lines.iter().for_each(|line| println!("  {line}"));
+        for line in &lines {
+            match line.char_indices().nth(WIDTH) {
+                Some((end, _)) => println!("  {} …", &line[..end]),
+                None => println!("  {line}"),
+            }
+        }
         Ok(lines)
     }
 
