@@ -47,7 +47,7 @@ pub async fn run(
 }
 
 pub async fn logs_with_options(cluster: &Cluster) {
-    cluster.script("logs", "for i in 1 2 3 4 5; do echo line $i; done; echo err >&2; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo last; sleep 1000").await;
+    cluster.script("logs", "exec 2>&1; for i in 1 2 3 4 5; do echo line $i; done; echo err >&2; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo last; sleep 1000").await;
     cluster.until_logged("logs", "err").await;
     let pods = cluster.pods();
     let tail = LogParams {
