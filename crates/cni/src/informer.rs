@@ -57,8 +57,12 @@ impl<K: Kernel, L: ProxyLink, A: Annotator> Informer<K, L, A> {
         });
         let mut queue = Queue::default();
         let mut work: JoinSet<(PodKey, Result<(), EnrolError>)> = JoinSet::new();
+        // Before the first lists are complete nothing can be told from what is missing.
+        let (mut pods_listed, mut namespaces_listed) = (false, false);
         loop {
-            while work.len() < CONCURRENCY
+            let listed = pods_listed && namespaces_listed;
+            while listed
+                && work.len() < CONCURRENCY
                 && let Some(key) = queue.start(Instant::now())
             {
                 let this = this.clone();
@@ -67,15 +71,21 @@ impl<K: Kernel, L: ProxyLink, A: Annotator> Informer<K, L, A> {
                     (key, result)
                 });
             }
-            let next = queue.next().filter(|_| work.len() < CONCURRENCY);
+            let next = queue.next().filter(|_| listed && work.len() < CONCURRENCY);
             tokio::select! {
                 // Work that has begun ends in order.
                 () = stop.cancelled() => {
                     while work.join_next().await.is_some() {}
                     break;
                 }
-                Some(event) = pod_events.next() => this.pod_event(event, &mut queue),
-                Some(event) = namespace_events.next() => this.namespace_event(event, &mut queue),
+                Some(event) = pod_events.next() => {
+                    pods_listed |= matches!(event, Ok(Event::InitDone));
+                    this.pod_event(event, &mut queue);
+                }
+                Some(event) = namespace_events.next() => {
+                    namespaces_listed |= matches!(event, Ok(Event::InitDone));
+                    this.namespace_event(event, &mut queue);
+                }
                 Some(done) = work.join_next() => match done {
                     Ok((key, result)) => {
                         if let Err(error) = &result {
@@ -135,14 +145,6 @@ impl<K: Kernel, L: ProxyLink, A: Annotator> Informer<K, L, A> {
     }
 
     async fn reconcile(&self, key: &PodKey) -> Result<(), EnrolError> {
-        // Before the first lists are complete nothing can be told from what is missing.
-        let both = async {
-            self.pods.wait_until_ready().await.is_ok()
-                && self.namespaces.wait_until_ready().await.is_ok()
-        };
-        if !both.await {
-            return Ok(());
-        }
         let pod = self
             .pods
             .get(&ObjectRef::new(&key.name).within(&key.namespace));

@@ -20,8 +20,11 @@ const INTERVAL_MISSING: Duration = Duration::from_secs(1);
 /// Installs the plugin, then again whenever it is missing, until `stop`.
 pub async fn keep(files: HostFiles, installed: Task, metrics: Metrics, stop: CancellationToken) {
     let (changed, mut changes) = mpsc::channel(1);
-    let watcher = notify::recommended_watcher(move |_| {
-        let _ = changed.try_send(());
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Our own look at the files is an event too, and no reason for another look.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            let _ = changed.try_send(());
+        }
     });
     let watcher = watcher.and_then(|mut watcher| {
         for directory in [&files.net_dir, &files.bin_dir] {

@@ -8,30 +8,38 @@ use k8s_openapi::api::core::v1::Service;
 use kube::Api;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
+use tokio::sync::watch;
 
 /// The services of the cluster, watched.
 pub(crate) struct Services {
     store: Store<Service>,
+    /// Whether the first list is complete. Not the store's own future for that: it wakes one
+    /// waiter only, and several pods may start at once.
+    listed: watch::Receiver<bool>,
     task: tokio::task::AbortHandle,
 }
 
 impl Services {
     /// Starts watching.
-    pub(crate) fn watch(client: kube::Client) -> Self {
+    pub(crate) fn start(client: kube::Client) -> Self {
         let (store, writer) = reflector::store();
         let stream = watcher(Api::<Service>::all(client), watcher::Config::default());
         let mut stream = reflector::reflector(writer, stream)
             .default_backoff()
             .boxed();
+        let (done, listed) = watch::channel(false);
         let task = tokio::spawn(async move {
             while let Some(event) = stream.next().await {
-                if let Err(error) = event {
-                    tracing::debug!("watching services: {error}");
+                match event {
+                    Ok(watcher::Event::InitDone) => drop(done.send_replace(true)),
+                    Ok(_) => {}
+                    Err(error) => tracing::debug!("watching services: {error}"),
                 }
             }
         });
         Self {
             store,
+            listed,
             task: task.abort_handle(),
         }
     }
@@ -45,7 +53,8 @@ impl Services {
         namespace: &str,
         links: bool,
     ) -> Result<Vec<(String, String)>, String> {
-        tokio::time::timeout(Duration::from_secs(10), self.store.wait_until_ready())
+        let mut listed = self.listed.clone();
+        tokio::time::timeout(Duration::from_secs(10), listed.wait_for(|listed| *listed))
             .await
             .map_err(|_| "services have not been listed at least once".to_string())?
             .map_err(|error| error.to_string())?;
