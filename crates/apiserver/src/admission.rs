@@ -29,7 +29,49 @@ pub fn on_create(
 }
 
 /// A changed object, after defaulting.
-pub fn on_update(_resource: &Resource, _current: &Value, _next: &mut Value) {}
+pub fn on_update(
+    resource: &Resource,
+    current: &Value,
+    next: &Value,
+    writer: &Writer<'_>,
+) -> Result<()> {
+    if resource.is("", "Node")
+        && let Some(node) = writer.user.node()
+    {
+        node_restriction(node, current, next)?;
+    }
+    Ok(())
+}
+
+/// The plugin `NodeRestriction`: a node that was broken into cannot draw pods to itself by its
+/// own labels, nor drop its taints.
+fn node_restriction(node: &str, current: &Value, next: &Value) -> Result<()> {
+    let reserved = |value: &Value| -> Vec<(String, Value)> {
+        let labels = value.pointer("/metadata/labels").and_then(Value::as_object);
+        labels
+            .into_iter()
+            .flatten()
+            .filter(|(key, _)| {
+                let domain = key.split('/').next().unwrap_or_default();
+                domain == "node-restriction.kubernetes.io"
+                    || domain.ends_with(".node-restriction.kubernetes.io")
+                    || domain == "node-role.kubernetes.io"
+            })
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    };
+    let forbidden = |what: &str| {
+        let why = format!("node {node:?} is not allowed to modify {what}");
+        ApiError::forbidden("", "nodes", object::name(current), &why)
+    };
+    if reserved(current) != reserved(next) {
+        return Err(forbidden("labels that are reserved for administrators"));
+    }
+    if current.pointer("/spec/taints") != next.pointer("/spec/taints") {
+        return Err(forbidden("taints"));
+    }
+    Ok(())
+}
 
 /// The plugin `ServiceAccount`: the account must exist; its token is mounted into every
 /// container unless account or pod say otherwise.

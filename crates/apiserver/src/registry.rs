@@ -101,11 +101,14 @@ impl Resource {
     }
 }
 
+/// Group, version and plural name.
+type Place = (Arc<str>, Arc<str>, Arc<str>);
+
 /// All resources that are served now.
 #[derive(Debug)]
 pub struct Registry {
     builtin: Vec<Arc<Resource>>,
-    by_path: HashMap<(Arc<str>, Arc<str>, Arc<str>), Arc<Resource>>,
+    by_path: HashMap<Place, Arc<Resource>>,
     /// Resources of each CRD by the CRD's name.
     custom: RwLock<BTreeMap<String, Vec<Arc<Resource>>>>,
 }

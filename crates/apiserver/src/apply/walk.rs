@@ -89,7 +89,7 @@ fn changed(node: Node<'_>, before: Option<&Value>, after: &Value, root: bool) ->
         (Ownership::Fields, Value::Object(old), Value::Object(new)) => {
             for (key, item) in new {
                 let mut inner = changed(node.field(key, root), old.get(key), item, false);
-                inner.own |= !old.contains_key(key) && !(root || node.has_field(key));
+                inner.own |= !(old.contains_key(key) || root || node.has_field(key));
                 set.insert(format!("f:{key}"), inner);
             }
         }

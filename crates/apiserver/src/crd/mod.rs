@@ -211,7 +211,7 @@ fn resources(crd: &Value) -> Vec<Arc<Resource>> {
             inert: None,
         }));
     }
-    resources.sort_by(|a, b| version_order(&b.version).cmp(&version_order(&a.version)));
+    resources.sort_by_key(|r| std::cmp::Reverse(version_order(&r.version)));
     resources
 }
 

@@ -128,7 +128,7 @@ fn prepare(
         defaults::custom(resource, &mut next);
     }
     if part == Part::Object {
-        admission::on_update(resource, current, &mut next);
+        admission::on_update(resource, current, &next, writer)?;
     }
     hooks::allocate(api, resource, &mut next, Some(current), writer.dry_run)?;
     validation::on_update(api, resource, current, &next, part)?;
@@ -232,9 +232,7 @@ fn keep_metadata(current: &Value, next: &mut Value) {
             .cloned();
         object::set_metadata(next, key, value);
     }
-    for key in ["selfLink"] {
-        object::set_metadata(next, key, None);
-    }
+    object::set_metadata(next, "selfLink", None);
     for key in ["labels", "annotations", "finalizers", "ownerReferences"] {
         // Removing the last entry removes the field.
         let empty = match next.pointer("/metadata").and_then(|m| m.get(key)) {
@@ -256,9 +254,10 @@ fn spec_changed(resource: &Resource, current: &Value, next: &Value) -> bool {
             .map(|m| m.keys().cloned().collect())
             .unwrap_or_default()
     };
-    let own = |k: &str| {
-        !matches!(k, "metadata" | "apiVersion" | "kind")
-            && !(k == "status" && resource.has_subresource("status"))
+    let own = |k: &str| match k {
+        "metadata" | "apiVersion" | "kind" => false,
+        "status" => !resource.has_subresource("status"),
+        _ => true,
     };
     let mut all = keys(current);
     all.extend(keys(next));

@@ -108,7 +108,7 @@ pub fn events() -> Vec<Column> {
         }),
         at("Type", "/type"),
         at("Reason", "/reason"),
-        text("Object", |e| about(e)),
+        text("Object", about),
         text("Subobject", |e| {
             first(e, &["/involvedObject/fieldPath", "/regarding/fieldPath"])
         })

@@ -261,6 +261,15 @@ async fn nodes_see_their_own_pods_alone() {
     try_it("PATCH", "/api/v1/nodes/n2/status", json!({}))
         .await
         .refused(403, "Forbidden");
+    let draw = json!({"metadata": {"labels": {"node-restriction.kubernetes.io/secure": "yes"}}});
+    try_it("PATCH", "/api/v1/nodes/n1", draw)
+        .await
+        .refused(403, "Forbidden");
+    let harmless = json!({"metadata": {"labels": {"a": "b"}}});
+    assert_eq!(
+        try_it("PATCH", "/api/v1/nodes/n1", harmless).await.code,
+        200
+    );
     // Tokens only for pods that run there, and bound to them.
     let path = format!("{ACCOUNTS}/app/token");
     let bound = |name: &str| json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": name}}});

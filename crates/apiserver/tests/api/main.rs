@@ -1,6 +1,6 @@
 //! The server as clients see it: kube-rs, raw HTTP, and stock kubectl where it is installed.
 
-#![expect(missing_docs, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod access;
 mod applying;

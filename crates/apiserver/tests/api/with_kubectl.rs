@@ -5,6 +5,7 @@
 //! covered by the other tests.
 
 use crate::common::{Cluster, eventually};
+use futures_util::StreamExt;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +71,7 @@ impl Kubectl<'_> {
             .spawn()
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
+        let input = input.replace("NAMESPACE", &self.namespace);
         stdin.write_all(input.as_bytes()).await.unwrap();
         drop(stdin);
         let limit = std::time::Duration::from_secs(60);
@@ -144,9 +146,9 @@ spec:
 const DEFINITION: &str = r#"
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
-metadata: {name: gizmos.example.com}
+metadata: {name: gizmos.NAMESPACE.example.com}
 spec:
-  group: example.com
+  group: NAMESPACE.example.com
   scope: Namespaced
   names: {plural: gizmos, kind: Gizmo, shortNames: [gz]}
   versions:
@@ -161,7 +163,7 @@ spec:
 "#;
 
 const GIZMO: &str = r#"
-apiVersion: example.com/v1
+apiVersion: NAMESPACE.example.com/v1
 kind: Gizmo
 metadata: {name: g}
 spec: {size: 3}
@@ -175,26 +177,37 @@ async fn every_version_walks_through() {
         return;
     }
     let cluster = Cluster::start().await;
-    for (i, binary) in binaries.iter().enumerate() {
-        println!("walking with {}", binary.display());
-        let home = tempfile::tempdir().unwrap();
-        let config = cluster.server.admin_kubeconfig().unwrap();
-        std::fs::write(home.path().join("kubeconfig"), config).unwrap();
-        let kubectl = Kubectl {
-            binary,
-            home: home.path(),
-            namespace: format!("walk{i}"),
-        };
-        create(&kubectl).await;
-        apply(&kubectl).await;
-        show(&kubectl, &cluster).await;
-        change(&kubectl).await;
-        wait(&kubectl, &cluster).await;
-        rights(&kubectl).await;
-        custom(&kubectl).await;
-        mistakes(&kubectl).await;
-        delete(&kubectl).await;
-    }
+    // A few at a time: each waits more than it works.
+    let walks = binaries
+        .iter()
+        .enumerate()
+        .map(|(i, binary)| walk(&cluster, binary, i));
+    futures_util::stream::iter(walks)
+        .buffer_unordered(4)
+        .collect::<Vec<()>>()
+        .await;
+}
+
+async fn walk(cluster: &Cluster, binary: &Path, number: usize) {
+    println!("walking with {}", binary.display());
+    let home = tempfile::tempdir().unwrap();
+    let config = cluster.server.admin_kubeconfig().unwrap();
+    std::fs::write(home.path().join("kubeconfig"), config).unwrap();
+    let namespace = format!("walk{number}");
+    let kubectl = Kubectl {
+        binary,
+        home: home.path(),
+        namespace,
+    };
+    create(&kubectl).await;
+    apply(&kubectl).await;
+    show(&kubectl, cluster).await;
+    change(&kubectl).await;
+    wait(&kubectl, cluster).await;
+    rights(&kubectl).await;
+    custom(&kubectl).await;
+    mistakes(&kubectl).await;
+    delete(&kubectl).await;
 }
 
 async fn create(k: &Kubectl<'_>) {
@@ -406,19 +419,23 @@ async fn custom(k: &Kubectl<'_>) {
         "customresourcedefinition",
     );
     k.expect(
-        k.run("wait --for=condition=Established crd/gizmos.example.com --timeout=5s")
-            .await,
+        k.run(&format!(
+            "wait --for=condition=Established crd/gizmos.{}.example.com --timeout=5s",
+            k.namespace
+        ))
+        .await,
         "met",
     );
-    k.expect(
-        k.run_with("apply -f -", GIZMO).await,
-        "gizmo.example.com/g created",
-    );
+    k.expect(k.run_with("apply -f -", GIZMO).await, "/g created");
     k.expect(
         k.run_with("apply -f -", &GIZMO.replace('3', "4")).await,
-        "gizmo.example.com/g configured",
+        "/g configured",
     );
-    k.expect(k.run("get gz").await, "NAME   SIZE\ng      4");
+    k.expect(
+        k.run(&format!("get gizmos.{}.example.com", k.namespace))
+            .await,
+        "NAME   SIZE\ng      4",
+    );
     let wrong = k.run_with("apply -f -", &GIZMO.replace('3', "big")).await;
     assert!(
         wrong.stderr.contains("must be of type integer"),
