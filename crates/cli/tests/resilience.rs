@@ -80,7 +80,7 @@ fn killing_every_ztunnel_under_load_leaks_nothing_and_heals_within_seconds() -> 
                 ensure!(answered.load(Ordering::Relaxed) > 3, "no load yet");
                 Ok(())
             })?;
-            let proxies = cluster.processes(&["ztunnel"])?;
+            let proxies = cluster.processes("ztunnel")?;
             ensure!(!proxies.is_empty(), "no ztunnel process was found");
             for pid in proxies {
                 // Gone already if it was a parent's child that went with it.
@@ -130,7 +130,7 @@ fn without_a_control_plane_traffic_goes_on() -> Result<()> {
 #[test]
 fn while_the_node_agent_is_paused_no_new_pod_starts() -> Result<()> {
     let cluster = Cluster::with_bookinfo("pause-agent", true)?;
-    let agents = cluster.processes(&["install-cni"])?;
+    let agents = cluster.processes("install-cni")?;
     ensure!(!agents.is_empty(), "no node agent was found");
     let signal = |signal| {
         agents

@@ -110,9 +110,9 @@ impl Cluster {
         Ok(serde_json::from_str(&status)?)
     }
 
-    /// Host process ids of the processes whose command line contains all of `words`, in this
-    /// cluster alone.
-    pub fn processes(&self, words: &[&str]) -> Result<Vec<i32>> {
+    /// Host process ids of the processes with `word` as one of their arguments, in this cluster
+    /// alone.
+    pub fn processes(&self, word: &str) -> Result<Vec<i32>> {
         let init = self.status()?["routerPid"]
             .as_i64()
             .context("the status names no router")?;
@@ -124,8 +124,9 @@ impl Cluster {
                 continue;
             };
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            if words.iter().all(|word| line.contains(word)) && descends(number, &init) {
+            let line = String::from_utf8_lossy(&line);
+            let is = |argument: &str| argument.rsplit('/').next() == Some(word);
+            if line.split('\0').any(is) && descends(number, &init) {
                 found.push(number);
             }
         }
