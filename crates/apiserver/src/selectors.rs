@@ -341,7 +341,7 @@ mod tests {
         assert!(matches("a!=1", json!({})));
         assert!(matches("a notin (1,2)", json!({"a": "3"})));
         assert!(matches("a", json!({"a": ""})));
-        assert!(matches("istio.io/n>3", json!({"istio.io/n": "4"})));
+        assert!(matches("example.com/n>3", json!({"example.com/n": "4"})));
         assert!(matches("", Value::Null));
         assert!(matches("a==1", json!({"a": "1"})));
     }

@@ -35,8 +35,7 @@ pub enum ClientError {
     /// There is nothing to use.
     #[error(
         "no Kubernetes cluster is configured: KUBECONFIG names no existing file, {home} does not \
-         exist, and this is not a pod; set KUBECONFIG or give --kubeconfig (`ambit local up` \
-         makes a cluster on this machine)"
+         exist, and this is not a pod; set KUBECONFIG or give --kubeconfig"
     )]
     NoCluster {
         /// The default kubeconfig.

@@ -294,9 +294,9 @@ mod tests {
     const YAML: &str = r#"
 images:
 - names: [host]
-- names: ["docker.io/istio/ztunnel", "*/ztunnel-debug"]
-  entrypoint: [ztunnel]
-  applets: {ztunnel: tool, curl: tool}
+- names: ["docker.io/shop/cart", "*/cart-debug"]
+  entrypoint: [cart]
+  applets: {cart: tool, curl: tool}
   files: {/opt/bin/plugin: plugin}
   env: {A: b}
   user: "1337:5"
@@ -321,13 +321,13 @@ images:
     fn tag_digest_and_registry_do_not_matter() {
         let catalogue = catalogue();
         for reference in [
-            "docker.io/istio/ztunnel:1.24.0",
-            "istio/ztunnel",
-            "istio/ztunnel:x@sha256:0011",
-            "localhost:5000/a/ztunnel-debug:1",
+            "docker.io/shop/cart:1.24.0",
+            "shop/cart",
+            "shop/cart:x@sha256:0011",
+            "localhost:5000/a/cart-debug:1",
         ] {
             let image = catalogue.lookup(reference).unwrap();
-            assert_eq!(image.entrypoint, ["ztunnel"], "{reference}");
+            assert_eq!(image.entrypoint, ["cart"], "{reference}");
             assert_eq!((image.uid, image.gid), (1337, 5));
             assert_eq!(image.files["/opt/bin/plugin"], PathBuf::from("/x/plugin"));
         }

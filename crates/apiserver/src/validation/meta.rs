@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn label_keys() {
-        assert!(label_key("istio.io/dataplane-mode") && label_key("app"));
+        assert!(label_key("example.com/mode") && label_key("app"));
         assert!(!label_key("a/b/c") && !label_key("/a") && !label_key("a/") && !label_key("ä"));
     }
 }

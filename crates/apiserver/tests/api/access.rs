@@ -123,12 +123,12 @@ async fn tokens_are_bound_to_audience_and_pod() {
     let text = token(
         &cluster,
         "default",
-        json!({"audiences": ["istio-ca"], "expirationSeconds": 600, "boundObjectRef": reference}),
+        json!({"audiences": ["some-ca"], "expirationSeconds": 600, "boundObjectRef": reference}),
     )
     .await;
-    let status = review(&cluster, &text, json!(["istio-ca", "other"])).await;
+    let status = review(&cluster, &text, json!(["some-ca", "other"])).await;
     assert_eq!(status["authenticated"], true);
-    assert_eq!(status["audiences"], json!(["istio-ca"]));
+    assert_eq!(status["audiences"], json!(["some-ca"]));
     assert_eq!(
         status["user"]["username"],
         "system:serviceaccount:default:default"
@@ -153,7 +153,7 @@ async fn tokens_are_bound_to_audience_and_pod() {
         .send("DELETE", &format!("{PODS}/p"), "application/json", "")
         .await
         .ok();
-    let status = review(&cluster, &text, json!(["istio-ca"])).await;
+    let status = review(&cluster, &text, json!(["some-ca"])).await;
     assert_eq!(status["authenticated"], false);
     assert!(
         status["error"]

@@ -115,9 +115,10 @@ impl Server {
 }
 
 fn no_ipv6(error: &io::Error) -> bool {
+    use nix::errno::Errno;
     matches!(
-        error.raw_os_error(),
-        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)
     )
 }
 

@@ -29,7 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("local", &["apiserver", "node-agent"]),
     ("samples", &[]),
     ("testkit", &[]),
-    ("bench", &["testkit"]),
+    ("bench", &["testkit", "ztunnel"]),
     ("xtask", &["testkit"]),
 ];
 
