@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 
 CARGO ?= cargo
-PROGRAM := target/debug/ambit
+XTASK := target/debug/ambit-xtask
 
 .PHONY: help
 help: ## Print this list
@@ -19,11 +19,11 @@ setup: ## Install what is missing on this machine (the nft program)
 .PHONY: build
 build: setup ## Build every program
 	$(CARGO) build --workspace --bins
-	$(CARGO) rustc --quiet --package ambit-cni --bin istio-cni -- -C target-feature=+crt-static
+	$(CARGO) rustc --quiet --package ambit-cni-plugin --bin istio-cni -- -C target-feature=+crt-static
 
 .PHONY: demo
 demo: build ## Walk through the mesh on a local cluster, checking every step (KEEP=1 leaves it up)
-	$(CARGO) xtask demo $(if $(KEEP),--keep)
+	$(XTASK) demo $(if $(KEEP),--keep)
 
 .PHONY: test
 test: build ## Run all tests

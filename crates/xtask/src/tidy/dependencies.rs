@@ -23,6 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("charts", &["kube-api"]),
     ("control", &["wire", "translate", "charts"]),
     ("cni", &["wire", "kube-api"]),
+    ("cni-plugin", &[]),
     ("operator", &["charts", "runtime"]),
     ("apiserver", &["runtime"]),
     ("node-agent", &["runtime"]),

@@ -38,6 +38,7 @@ const KNOW_NO_LOCAL_CLUSTER: &[&str] = &[
     "charts",
     "control",
     "cni",
+    "cni-plugin",
     "operator",
 ];
 
