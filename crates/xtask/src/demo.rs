@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Context;
+use ambit_testkit::Snapshot;
+use anyhow::{Context, ensure};
 
 mod link;
 mod shell;
@@ -47,13 +48,18 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<bool> {
         name: args.name.clone(),
     };
     println!("This demo uses {}.", walk.shell.kubectl_name());
+    let before = Snapshot::take()?;
 
     let rows = walk.steps(args);
     let passed = rows.iter().all(|row| row.outcome.is_ok());
     if !passed {
         walk.diagnose();
     }
-    let down = if args.keep { Ok(()) } else { walk.down() };
+    let down = if args.keep {
+        Ok(())
+    } else {
+        walk.down(&before)
+    };
     if !args.keep {
         let _ = std::fs::remove_dir_all(&folder);
     }
@@ -116,11 +122,34 @@ impl Walk {
         }
     }
 
-    fn down(&self) -> anyhow::Result<()> {
+    /// The link between the host and the cluster, which is numbered like its addresses.
+    fn host_link(&self) -> Option<String> {
+        let status = format!("ambit local status --name {} -o json", self.name);
+        let status: serde_json::Value =
+            serde_json::from_str(&self.shell.quiet(&status).ok()?).ok()?;
+        let number = status["loadBalancers"]
+            .as_str()?
+            .split('.')
+            .nth(2)?
+            .to_owned();
+        Some(format!("link ambit{number}"))
+    }
+
+    /// Takes the cluster down and looks whether anything of it is left on this machine.
+    fn down(&self, before: &Snapshot) -> anyhow::Result<()> {
+        let link = self.host_link();
         println!("\n{}", shell::heading("Take the cluster down"));
         self.shell
-            .show(&format!("ambit local down --name {}", self.name))
-            .map(|_| ())
+            .show(&format!("ambit local down --name {}", self.name))?;
+        let cluster = format!("-{}", self.name);
+        let ours = |item: &str| item.contains(&cluster) || link.as_deref() == Some(item);
+        self.shell.wait(10, || {
+            let left = Snapshot::take()?.left_since(before, ours);
+            ensure!(left.is_empty(), "left behind: {}", left.join(", "));
+            Ok(())
+        })?;
+        println!("{} nothing is left behind", shell::good());
+        Ok(())
     }
 }
 
