@@ -163,7 +163,7 @@ impl Contender {
         match wait_for("an answer", STARTING, answers) {
             Ok(_) => Ok(()),
             // Once more, for the reason.
-            Err(_) => self.load(ECHO, &one, 0.05).map(drop),
+            Err(e) => self.load(ECHO, &one, 0.05).and(Err(e)),
         }
     }
 
@@ -172,8 +172,13 @@ impl Contender {
     pub fn check_path(&self) -> Result<()> {
         let capture = Capture::start(self.nodes[0].namespace(), "eth0")?;
         let coming = ["--connections", "1", "--reconnect"].map(str::to_owned);
-        let outcome = self.load(CLOSE, &coming, 0.05)?;
-        ensure!(outcome.requests > 0, "no request was answered");
+        // On a machine that does much else, nothing may be answered within a short time.
+        let answered = || {
+            self.load(CLOSE, &coming, 0.05)
+                .ok()
+                .filter(|outcome| outcome.requests > 0)
+        };
+        wait_for("an answered request", STARTING, answered)?;
         let packets = capture.stop()?;
         let direct = [SINK, ECHO, CLOSE]
             .iter()
