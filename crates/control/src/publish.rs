@@ -38,19 +38,35 @@ pub struct Published {
 }
 
 /// Publishes what changed. What comes out as it was before is no change.
+///
+/// Policies are there before a workload names them, and go after no workload does any more: a name
+/// without a policy would mean that nothing is asked of the workload's clients.
 pub fn publish(logs: &Logs, output: &Output) -> Published {
-    let policies = batch(output.policies.iter().map(policy));
+    let Batch { set, remove } = batch(output.policies.iter().map(policy));
     let addresses = batch(output.addresses.iter().map(address));
     let publish = |url, batch| logs.get(url).map_or(0, |log| log.publish(batch));
-    // Policies first, so that no workload ever names one that a client has not been sent.
-    let published = Published {
-        policies: publish(type_url::AUTHORIZATION, policies),
-        addresses: publish(type_url::ADDRESS, addresses),
-    };
+    let appeared = publish(
+        type_url::AUTHORIZATION,
+        Batch {
+            set,
+            remove: Vec::new(),
+        },
+    );
+    let addresses = publish(type_url::ADDRESS, addresses);
+    let gone = publish(
+        type_url::AUTHORIZATION,
+        Batch {
+            set: Vec::new(),
+            remove,
+        },
+    );
     if output.complete {
         logs.open();
     }
-    published
+    Published {
+        addresses,
+        policies: appeared + gone,
+    }
 }
 
 /// A resource, or the name of one that is gone.

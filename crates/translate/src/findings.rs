@@ -52,6 +52,8 @@ pub enum Code {
     MeshConfigUnknownOwnKey,
     /// A value in the mesh configuration cannot be used.
     MeshConfigInvalidValue,
+    /// A key of Istio's mesh configuration that would change what is allowed, and is not honoured.
+    MeshConfigNotHonoured,
     /// An object that the API server gave cannot be read.
     UnreadableObject,
 }
@@ -82,6 +84,7 @@ impl Code {
             Self::MeshConfigUnknownKey => 1202,
             Self::MeshConfigUnknownOwnKey => 1203,
             Self::MeshConfigInvalidValue => 1204,
+            Self::MeshConfigNotHonoured => 1205,
             Self::UnreadableObject => 1301,
         }
     }
@@ -110,7 +113,8 @@ impl Code {
             Self::HttpAttributes
             | Self::NoWorkloads
             | Self::OlderWins
-            | Self::MeshConfigUnknownKey => Severity::Warning,
+            | Self::MeshConfigUnknownKey
+            | Self::MeshConfigNotHonoured => Severity::Warning,
             Self::DisableIsPermissive => Severity::Info,
         }
     }
@@ -155,6 +159,7 @@ impl Code {
                 "correct key mesh of the ConfigMap; until then the last good configuration holds"
             }
             Self::MeshConfigUnknownKey => "correct its spelling, or remove it",
+            Self::MeshConfigNotHonoured => "remove it; nothing here depends on it yet",
             Self::MeshConfigUnknownOwnKey | Self::MeshConfigInvalidValue => {
                 "correct it; until then the last good configuration holds"
             }

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::findings::{Code, Finding};
+use crate::findings::{Code, Finding, Severity};
 use crate::key::ObjectKey;
 
 /// The settings that mean something here.
@@ -51,14 +51,8 @@ struct OwnSection {
 pub fn parse(yaml: &str) -> (Option<MeshConfig>, Vec<Finding>) {
     let mut findings = Vec::new();
     let config = read(yaml, &mut findings);
-    (
-        config.filter(|_| {
-            findings
-                .iter()
-                .all(|f| f.code == Code::MeshConfigUnknownKey)
-        }),
-        findings,
-    )
+    let usable = findings.iter().all(|f| f.code.severity() < Severity::Error);
+    (config.filter(|_| usable), findings)
 }
 
 fn read(yaml: &str, findings: &mut Vec<Finding>) -> Option<MeshConfig> {
@@ -104,10 +98,16 @@ fn read(yaml: &str, findings: &mut Vec<Finding>) -> Option<MeshConfig> {
     if let Some(value) = keys.remove("ambit").filter(|v| !v.is_null()) {
         config.trusted_node_accounts = own_section(value, findings);
     }
-    for key in keys
-        .keys()
-        .filter(|k| !OTHER_ISTIO_KEYS.contains(&k.as_str()))
-    {
+    for key in keys.keys().filter(|k| NOT_HONOURED.contains(&k.as_str())) {
+        let message = "it has no effect: whom the mesh trusts and what it shares stays as it is";
+        findings.push(Finding::new(
+            Code::MeshConfigNotHonoured,
+            key.as_str(),
+            message,
+        ));
+    }
+    let known = |k: &str| OTHER_ISTIO_KEYS.contains(&k) || NOT_HONOURED.contains(&k);
+    for key in keys.keys().filter(|k| !known(k)) {
         let message = "Istio's mesh configuration has no such key; it is ignored";
         findings.push(Finding::new(
             Code::MeshConfigUnknownKey,
@@ -191,13 +191,20 @@ fn one_line(error: &impl std::fmt::Display) -> String {
         .to_owned()
 }
 
+/// Keys of Istio's MeshConfig that would change whom the mesh trusts, or what it shares.
+const NOT_HONOURED: &[&str] = &[
+    "ca",
+    "caCertificates",
+    "serviceEntryVisibility",
+    "serviceScopeConfigs",
+    "trustDomainAliases",
+];
+
 /// Keys of Istio's MeshConfig that say nothing to the part of the mesh that this crate derives.
 const OTHER_ISTIO_KEYS: &[&str] = &[
     "accessLogEncoding",
     "accessLogFile",
     "accessLogFormat",
-    "ca",
-    "caCertificates",
     "certificates",
     "configSources",
     "connectTimeout",
@@ -232,13 +239,10 @@ const OTHER_ISTIO_KEYS: &[&str] = &[
     "proxyHttpPort",
     "proxyInboundListenPort",
     "proxyListenPort",
-    "serviceEntryVisibility",
-    "serviceScopeConfigs",
     "serviceSettings",
     "tcpKeepalive",
     "thriftConfig",
     "tlsDefaults",
-    "trustDomainAliases",
     "verifyCertificateAtClient",
 ];
 
@@ -285,6 +289,13 @@ mod tests {
         let (config, findings) = parse("ambit: {trustedNodeAcounts: []}\n");
         assert!(config.is_none());
         assert_eq!(codes(&findings), [Code::MeshConfigUnknownOwnKey]);
+    }
+
+    #[test]
+    fn what_is_not_honoured_is_said() {
+        let (config, findings) = parse("trustDomainAliases: [old.example.org]\n");
+        assert!(config.is_some());
+        assert_eq!(codes(&findings), [Code::MeshConfigNotHonoured]);
     }
 
     #[test]

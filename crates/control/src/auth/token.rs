@@ -74,12 +74,18 @@ impl Reviewer {
                 Status::unavailable("the API server cannot review tokens now; try again")
             })?;
         let status = answer.status.unwrap_or_default();
-        if let Some(audiences) = &status.audiences
-            && !audiences.iter().any(|a| self.audiences.contains(a))
+        let caller =
+            Caller::from_review(&status).map_err(|error| unauthenticated(&error.to_string()))?;
+        // A server that says nothing about audiences has not compared them.
+        if !status
+            .audiences
+            .iter()
+            .flatten()
+            .any(|a| self.audiences.contains(a))
         {
             return Err(unauthenticated("the token is for another audience"));
         }
-        Caller::from_review(&status).map_err(|error| unauthenticated(&error.to_string()))
+        Ok(caller)
     }
 
     fn remembered(&self, hash: &TokenHash, now: Instant) -> Option<Arc<Caller>> {

@@ -289,7 +289,10 @@ fn peer_authentication_attaches_policies_that_exist() {
     let strict = Text::from("istio-system/istio_converted_static_strict");
     let seen = world.peer("shop", "ns", json!({"mtls": {"mode": "STRICT"}}));
     assert_eq!(seen.names(), ["a", "b"]);
-    assert_eq!(seen.workloads[0].authorization_policies, [strict.clone()]);
+    assert_eq!(
+        seen.workloads[0].authorization_policies,
+        std::slice::from_ref(&strict)
+    );
     assert!(seen.policies.iter().any(|p| p.key() == strict));
 
     let seen = world.peer(
@@ -304,7 +307,7 @@ fn peer_authentication_attaches_policies_that_exist() {
     assert_eq!(seen.names(), ["a"]);
     assert_eq!(
         seen.workloads[0].authorization_policies,
-        [converted.clone()]
+        std::slice::from_ref(&converted)
     );
     assert!(seen.policies.iter().any(|p| p.key() == converted));
 
