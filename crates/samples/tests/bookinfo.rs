@@ -1,5 +1,7 @@
 //! The four services of Bookinfo, talking to each other over loopback.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! A local cluster per test: brought up under a name of its own, taken down with the value.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -65,16 +67,6 @@ impl Cluster {
     /// Runs kubectl, whatever comes of it.
     pub fn try_kubectl(&self, command: &str) -> Result<Output> {
         self.run(self.kubectl_program(), command)
-    }
-
-    /// Starts kubectl and does not wait for it.
-    pub fn spawn_kubectl(&self, command: &str) -> Result<std::process::Child> {
-        let mut program = self.kubectl_program();
-        self.prepare(&mut program, command);
-        Ok(program
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?)
     }
 
     /// Applies a manifest given as text.
