@@ -20,7 +20,9 @@ pub(super) fn all() -> FuncMap {
     map
 }
 
-const TABLE: &[(&str, fn(Args) -> Out)] = &[
+type Function = fn(Args) -> Out;
+
+const TABLE: &[(&str, Function)] = &[
     ("toYaml", |a| Ok(text(yaml::write(&to_json(arg(a, 0)?))))),
     ("fromYaml", |a| from_yaml(string(a, 0)?)),
     ("toJson", |a| Ok(text(to_json(arg(a, 0)?).to_string()))),

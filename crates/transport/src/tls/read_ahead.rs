@@ -111,7 +111,6 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ReadAhead<IO> {
 
 #[cfg(test)]
 mod tests {
-    use crate::buffers::{Buffer, LARGE};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
