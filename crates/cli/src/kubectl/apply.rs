@@ -13,12 +13,14 @@ use serde_json::{Value, json};
 /// `apply`.
 pub async fn apply(cluster: &Cluster, args: Apply) -> anyhow::Result<i32> {
     let manifests = manifest::read(&args.files.filename, args.files.recursive)?;
-    each(cluster, manifests, async |cluster: &Cluster, kind: &Kind, manifest: &Manifest| {
-        match args.server_side {
+    each(
+        cluster,
+        manifests,
+        async |cluster: &Cluster, kind: &Kind, manifest: &Manifest| match args.server_side {
             true => server_side(cluster, kind, manifest, &args).await,
             false => client_side(cluster, kind, manifest).await,
-        }
-    })
+        },
+    )
     .await
 }
 
@@ -30,14 +32,20 @@ pub async fn create(cluster: &Cluster, args: Create) -> anyhow::Result<i32> {
             object: json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
         }],
         None if args.files.filename.is_empty() => {
-            anyhow::bail!("error: must specify one of -f and -k, or a kind that can be created here: namespace")
+            anyhow::bail!(
+                "error: must specify one of -f and -k, or a kind that can be created here: namespace"
+            )
         }
         None => manifest::read(&args.files.filename, args.files.recursive)?,
     };
-    each(cluster, manifests, async |cluster: &Cluster, kind: &Kind, manifest: &Manifest| {
-        post(cluster, kind, manifest, manifest.object.clone()).await?;
-        Ok("created")
-    })
+    each(
+        cluster,
+        manifests,
+        async |cluster: &Cluster, kind: &Kind, manifest: &Manifest| {
+            post(cluster, kind, manifest, manifest.object.clone()).await?;
+            Ok("created")
+        },
+    )
     .await
 }
 
@@ -52,12 +60,18 @@ async fn each(
     let mut code = 0;
     for manifest in manifests {
         let outcome = match cluster.kind_of(&manifest.object).await {
-            Ok(kind) => act(&cluster, &kind, &manifest).await.map(|done| (kind, done)),
+            Ok(kind) => act(&cluster, &kind, &manifest)
+                .await
+                .map(|done| (kind, done)),
             Err(error) => Err(error),
         };
         match outcome {
             Ok((kind, done)) => {
-                println!("{}/{} {done}", kind.printed(), text(&manifest.object, "/metadata/name"));
+                println!(
+                    "{}/{} {done}",
+                    kind.printed(),
+                    text(&manifest.object, "/metadata/name")
+                );
             }
             Err(error) => {
                 eprintln!("{}", error::shown(&error));
@@ -77,10 +91,17 @@ fn namespace<'a>(cluster: &'a Cluster, kind: &Kind, manifest: &'a Manifest) -> &
     }
 }
 
-async fn post(cluster: &Cluster, kind: &Kind, manifest: &Manifest, object: Value) -> anyhow::Result<Value> {
+async fn post(
+    cluster: &Cluster,
+    kind: &Kind,
+    manifest: &Manifest,
+    object: Value,
+) -> anyhow::Result<Value> {
     let url = kind.url(Some(namespace(cluster, kind, manifest)));
     let path = format!("{url}?fieldManager=kubectl-create&fieldValidation=Strict");
-    let answer = cluster.send("POST", &path, JSON, Some((JSON, &object))).await;
+    let answer = cluster
+        .send("POST", &path, JSON, Some((JSON, &object)))
+        .await;
     answer.map_err(|e| during(e, &creating(manifest)))
 }
 
@@ -103,7 +124,10 @@ fn remembered(cluster: &Cluster, kind: &Kind, manifest: &Manifest) -> Value {
     let mut object = manifest.object.clone();
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         if kind.namespaced {
-            metadata.insert("namespace".into(), namespace(cluster, kind, manifest).into());
+            metadata.insert(
+                "namespace".into(),
+                namespace(cluster, kind, manifest).into(),
+            );
         }
         let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
         if let Some(annotations) = annotations.as_object_mut() {
@@ -111,16 +135,26 @@ fn remembered(cluster: &Cluster, kind: &Kind, manifest: &Manifest) -> Value {
         }
     }
     let text = output::sorted(&object).to_string() + "\n";
-    if let Some(annotations) = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+    if let Some(annotations) = object
+        .pointer_mut("/metadata/annotations")
+        .and_then(Value::as_object_mut)
+    {
         annotations.insert(LAST_APPLIED.into(), text.into());
     }
     object
 }
 
-async fn client_side(cluster: &Cluster, kind: &Kind, manifest: &Manifest) -> anyhow::Result<&'static str> {
+async fn client_side(
+    cluster: &Cluster,
+    kind: &Kind,
+    manifest: &Manifest,
+) -> anyhow::Result<&'static str> {
     let name = text(&manifest.object, "/metadata/name");
     if name.is_empty() {
-        anyhow::bail!("error: from {}: cannot use generate name with apply", manifest.source);
+        anyhow::bail!(
+            "error: from {}: cannot use generate name with apply",
+            manifest.source
+        );
     }
     let wanted = remembered(cluster, kind, manifest);
     let namespace = namespace(cluster, kind, manifest);
@@ -129,14 +163,18 @@ async fn client_side(cluster: &Cluster, kind: &Kind, manifest: &Manifest) -> any
         return Ok("created");
     };
     let annotations = live.pointer("/metadata/annotations");
-    let last = annotations.and_then(|a| a.get(LAST_APPLIED)).and_then(Value::as_str);
+    let last = annotations
+        .and_then(|a| a.get(LAST_APPLIED))
+        .and_then(Value::as_str);
     if last.is_none() {
         eprintln!(
             "Warning: resource {}/{name} is missing the {LAST_APPLIED} annotation which is required by kubectl apply. kubectl apply should only be used on resources created declaratively by either kubectl create --save-config or kubectl apply. The missing annotation will be patched automatically.",
             kind.plural
         );
     }
-    let last: Value = last.and_then(|t| serde_json::from_str(t).ok()).unwrap_or(Value::Null);
+    let last: Value = last
+        .and_then(|t| serde_json::from_str(t).ok())
+        .unwrap_or(Value::Null);
     let custom = kind.group.contains('.') && !kind.group.ends_with(".k8s.io");
     let custom = custom || kind.group.starts_with("gateway.networking.");
     let (merge, content_type) = match custom {
@@ -145,14 +183,31 @@ async fn client_side(cluster: &Cluster, kind: &Kind, manifest: &Manifest) -> any
     };
     let patch = three_way::patch(&last, &wanted, merge);
     let url = kind.url(Some(namespace));
-    let path = format!("{url}/{name}?fieldManager=kubectl-client-side-apply&fieldValidation=Strict");
-    let answer = cluster.send("PATCH", &path, JSON, Some((content_type, &patch))).await;
-    let answer = answer.map_err(|e| during(e, &format!("error when applying patch: for {:?}", manifest.source)))?;
+    let path =
+        format!("{url}/{name}?fieldManager=kubectl-client-side-apply&fieldValidation=Strict");
+    let answer = cluster
+        .send("PATCH", &path, JSON, Some((content_type, &patch)))
+        .await;
+    let answer = answer.map_err(|e| {
+        during(
+            e,
+            &format!("error when applying patch: for {:?}", manifest.source),
+        )
+    })?;
     let version = |o: &Value| text(o, "/metadata/resourceVersion").to_string();
-    Ok(if version(&answer) == version(&live) { "unchanged" } else { "configured" })
+    Ok(if version(&answer) == version(&live) {
+        "unchanged"
+    } else {
+        "configured"
+    })
 }
 
-async fn server_side(cluster: &Cluster, kind: &Kind, manifest: &Manifest, args: &Apply) -> anyhow::Result<&'static str> {
+async fn server_side(
+    cluster: &Cluster,
+    kind: &Kind,
+    manifest: &Manifest,
+    args: &Apply,
+) -> anyhow::Result<&'static str> {
     let manager = args.field_manager.as_deref().unwrap_or("kubectl");
     let url = kind.url(Some(namespace(cluster, kind, manifest)));
     let name = text(&manifest.object, "/metadata/name");

@@ -301,9 +301,13 @@ pub fn duration(text: &str) -> anyhow::Result<std::time::Duration> {
     }
     let (mut millis, mut rest) = (0f64, text);
     while !rest.is_empty() {
-        let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.')).ok_or_else(bad)?;
+        let end = rest
+            .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+            .ok_or_else(bad)?;
         let number: f64 = rest[..end].parse().map_err(|_| bad())?;
-        let unit_end = rest[end..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |i| end + i);
+        let unit_end = rest[end..]
+            .find(|c: char| c.is_ascii_digit())
+            .map_or(rest.len(), |i| end + i);
         millis += number
             * match &rest[end..unit_end] {
                 "ms" => 1.0,

@@ -80,7 +80,11 @@ impl Kind {
 }
 
 fn qualified(group: &str, name: &str) -> String {
-    if group.is_empty() { name.to_string() } else { format!("{name}.{group}") }
+    if group.is_empty() {
+        name.to_string()
+    } else {
+        format!("{name}.{group}")
+    }
 }
 
 /// `Accept` for tables, with objects as the second choice.
@@ -91,12 +95,20 @@ pub const JSON: &str = "application/json";
 impl Cluster {
     /// Connects and learns what is served.
     pub async fn connect(flags: &Flags) -> anyhow::Result<Cluster> {
-        let options =
-            ClientOptions { kubeconfig: flags.kubeconfig.clone(), context: flags.context.clone() };
+        let options = ClientOptions {
+            kubeconfig: flags.kubeconfig.clone(),
+            context: flags.context.clone(),
+        };
         let client = ambit_kube_api::client(&options).await?;
-        let namespace =
-            flags.namespace.clone().unwrap_or_else(|| client.default_namespace().to_string());
-        let mut cluster = Cluster { client, namespace, kinds: Vec::new() };
+        let namespace = flags
+            .namespace
+            .clone()
+            .unwrap_or_else(|| client.default_namespace().to_string());
+        let mut cluster = Cluster {
+            client,
+            namespace,
+            kinds: Vec::new(),
+        };
         cluster.discover().await?;
         Ok(cluster)
     }
@@ -135,12 +147,18 @@ impl Cluster {
             for group in list(&document, "/items") {
                 let name = text(group, "/metadata/name");
                 for version in list(group, "/versions") {
-                    kinds.extend(list(version, "/resources").iter().map(|r| kind(name, version, r)));
+                    kinds.extend(
+                        list(version, "/resources")
+                            .iter()
+                            .map(|r| kind(name, version, r)),
+                    );
                 }
             }
         }
         if kinds.is_empty() {
-            bail!("error: the server does not serve aggregated discovery: Kubernetes 1.30 or newer is needed");
+            bail!(
+                "error: the server does not serve aggregated discovery: Kubernetes 1.30 or newer is needed"
+            );
         }
         Ok(kinds)
     }
@@ -148,14 +166,24 @@ impl Cluster {
     /// The resource that a user's word means.
     pub fn kind(&self, word: &str) -> anyhow::Result<Kind> {
         let found = self.kinds.iter().find(|k| k.answers_to(word));
-        found.cloned().with_context(|| format!("error: the server doesn't have a resource type {word:?}"))
+        found
+            .cloned()
+            .with_context(|| format!("error: the server doesn't have a resource type {word:?}"))
     }
 
     /// The resources that a user's word means: one, or all of a category.
     pub fn kinds(&self, word: &str) -> anyhow::Result<Vec<Kind>> {
-        let category: Vec<Kind> =
-            self.kinds.iter().filter(|k| k.categories.iter().any(|c| c == word)).cloned().collect();
-        if category.is_empty() { Ok(vec![self.kind(word)?]) } else { Ok(category) }
+        let category: Vec<Kind> = self
+            .kinds
+            .iter()
+            .filter(|k| k.categories.iter().any(|c| c == word))
+            .cloned()
+            .collect();
+        if category.is_empty() {
+            Ok(vec![self.kind(word)?])
+        } else {
+            Ok(category)
+        }
     }
 
     /// The resource of an object; looked up anew if it is not known yet.
@@ -177,7 +205,10 @@ impl Cluster {
 
     fn find_kind(&self, object: &Value) -> Option<Kind> {
         let (version, kind) = (text(object, "/apiVersion"), text(object, "/kind"));
-        self.kinds.iter().find(|k| k.kind == kind && k.api_version() == version).cloned()
+        self.kinds
+            .iter()
+            .find(|k| k.kind == kind && k.api_version() == version)
+            .cloned()
     }
 
     /// Sends a request and reads its answer. A body goes with its content type. Warnings of the
@@ -190,7 +221,10 @@ impl Cluster {
         body: Option<(&str, &Value)>,
     ) -> anyhow::Result<Value> {
         use http_body_util::BodyExt;
-        let mut request = http::Request::builder().method(method).uri(path).header("accept", accept);
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("accept", accept);
         let mut bytes = Vec::new();
         if let Some((content_type, body)) = body {
             request = request.header("content-type", content_type);
@@ -201,7 +235,10 @@ impl Cluster {
         let (parts, body) = response.into_parts();
         for warning in parts.headers.get_all("warning") {
             let text = warning.to_str().unwrap_or_default();
-            let text = text.trim_start_matches("299 - \"").trim_end_matches('"').replace("\\\"", "\"");
+            let text = text
+                .trim_start_matches("299 - \"")
+                .trim_end_matches('"')
+                .replace("\\\"", "\"");
             eprintln!("Warning: {text}");
         }
         let bytes = body.collect().await?.to_bytes();
@@ -212,7 +249,12 @@ impl Cluster {
     }
 
     /// GET of one object; None if it does not exist.
-    pub async fn find(&self, kind: &Kind, namespace: &str, name: &str) -> anyhow::Result<Option<Value>> {
+    pub async fn find(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+    ) -> anyhow::Result<Option<Value>> {
         let path = format!("{}/{name}", kind.url(Some(namespace)));
         match self.send("GET", &path, JSON, None).await {
             Ok(object) => Ok(Some(object)),
@@ -226,7 +268,7 @@ impl Cluster {
         &self,
         path: &str,
         accept: &str,
-    ) -> anyhow::Result<impl Stream<Item = std::io::Result<String>> + Unpin> {
+    ) -> anyhow::Result<impl Stream<Item = std::io::Result<String>> + Unpin + use<>> {
         let request = http::Request::get(path)
             .header("accept", accept)
             .body(kube::client::Body::empty())?;
@@ -248,19 +290,21 @@ impl Cluster {
         &self,
         path: &str,
         accept: &str,
-    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<Value>> + Unpin> {
+    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<Value>> + Unpin + use<>> {
         let lines = self.lines(path, accept).await?;
         let events = lines.map(|line| Ok(serde_json::from_str::<Value>(&line?)?));
-        Ok(Box::pin(events.filter_map(|event: anyhow::Result<Value>| async {
-            match event {
-                Ok(event) if event["type"] == "ERROR" => {
-                    let bytes = event["object"].to_string();
-                    let code = event["object"]["code"].as_u64().unwrap_or(500);
-                    Some(Err(ServerError::new(code as u16, bytes.as_bytes()).into()))
+        Ok(Box::pin(events.filter_map(
+            |event: anyhow::Result<Value>| async {
+                match event {
+                    Ok(event) if event["type"] == "ERROR" => {
+                        let bytes = event["object"].to_string();
+                        let code = event["object"]["code"].as_u64().unwrap_or(500);
+                        Some(Err(ServerError::new(code as u16, bytes.as_bytes()).into()))
+                    }
+                    other => Some(other),
                 }
-                other => Some(other),
-            }
-        })))
+            },
+        )))
     }
 
     /// An object's states from now on: what it is, then every change; None when it is gone.
@@ -269,10 +313,12 @@ impl Cluster {
         kind: &Kind,
         namespace: &str,
         name: &str,
-    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<Option<Value>>> + Unpin> {
+    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<Option<Value>>> + Unpin + use<>> {
         let selector = format!("fieldSelector=metadata.name%3D{name}");
         let url = kind.url(Some(namespace));
-        let first = self.send("GET", &format!("{url}?{selector}"), JSON, None).await?;
+        let first = self
+            .send("GET", &format!("{url}?{selector}"), JSON, None)
+            .await?;
         let version = text(&first, "/metadata/resourceVersion");
         let path = format!("{url}?{selector}&watch=true&resourceVersion={version}");
         let now = first.pointer("/items/0").cloned();
@@ -290,15 +336,20 @@ impl Cluster {
 /// Items of a list come without kind and version from some servers.
 fn typed(mut object: Value, kind: &Kind) -> Value {
     if let Some(map) = object.as_object_mut() {
-        map.entry("kind").or_insert_with(|| kind.kind.clone().into());
-        map.entry("apiVersion").or_insert_with(|| kind.api_version().into());
+        map.entry("kind")
+            .or_insert_with(|| kind.kind.clone().into());
+        map.entry("apiVersion")
+            .or_insert_with(|| kind.api_version().into());
     }
     object
 }
 
 fn kind(group: &str, version: &Value, resource: &Value) -> Kind {
     let strings = |pointer: &str| -> Vec<String> {
-        list(resource, pointer).iter().filter_map(|s| s.as_str().map(str::to_string)).collect()
+        list(resource, pointer)
+            .iter()
+            .filter_map(|s| s.as_str().map(str::to_string))
+            .collect()
     };
     let kind = text(resource, "/responseKind/kind");
     let singular = match text(resource, "/singularResource") {
@@ -319,12 +370,19 @@ fn kind(group: &str, version: &Value, resource: &Value) -> Kind {
 
 /// The text at a JSON pointer, or "".
 pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// The list at a JSON pointer, or an empty one.
 pub fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
-    value.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    value
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
 }
 
 /// What a command is about: resources, and names of their objects.
@@ -350,7 +408,9 @@ impl Cluster {
                 })
                 .collect();
         }
-        let Some((types, names)) = words.split_first() else { return Ok(Vec::new()) };
+        let Some((types, names)) = words.split_first() else {
+            return Ok(Vec::new());
+        };
         let mut targets = Vec::new();
         for word in types.split(',').filter(|w| !w.is_empty()) {
             if names.is_empty() {
@@ -358,7 +418,11 @@ impl Cluster {
                 continue;
             }
             let kind = self.kind(word)?;
-            targets.extend(names.iter().map(|name| Target::One(kind.clone(), name.clone())));
+            targets.extend(
+                names
+                    .iter()
+                    .map(|name| Target::One(kind.clone(), name.clone())),
+            );
         }
         Ok(targets)
     }

@@ -16,12 +16,23 @@ pub async fn run(cluster: &Cluster, args: Delete) -> anyhow::Result<i32> {
     let mut deleted = Vec::new();
     for (kind, namespace, name) in objects(cluster, &args, &mut code).await? {
         let path = format!("{}/{name}", kind.url(Some(&namespace)));
-        match cluster.send("DELETE", &path, JSON, Some((JSON, &options(&args)?))).await {
+        match cluster
+            .send("DELETE", &path, JSON, Some((JSON, &options(&args)?)))
+            .await
+        {
             Ok(answer) => {
-                let how = if args.force { "force deleted" } else { "deleted" };
+                let how = if args.force {
+                    "force deleted"
+                } else {
+                    "deleted"
+                };
                 println!("{} {name:?} {how}", kind.printed());
                 let uid = text(&answer, "/metadata/uid");
-                let uid = if uid.is_empty() { text(&answer, "/details/uid") } else { uid };
+                let uid = if uid.is_empty() {
+                    text(&answer, "/details/uid")
+                } else {
+                    uid
+                };
                 deleted.push((kind, namespace, name, uid.to_string()));
             }
             Err(error) if args.ignore_not_found && error::is_not_found(&error) => {}
@@ -54,7 +65,11 @@ async fn objects(
             "" => cluster.namespace(),
             own => own,
         };
-        (kind.clone(), namespace.to_string(), text(object, "/metadata/name").to_string())
+        (
+            kind.clone(),
+            namespace.to_string(),
+            text(object, "/metadata/name").to_string(),
+        )
     };
     let mut objects = Vec::new();
     if !args.files.filename.is_empty() {
@@ -82,7 +97,9 @@ async fn objects(
                 bail!("error: resource(s) were provided, but no name was specified")
             }
             all => {
-                let found = cluster.objects(&[all], args.selector.as_deref(), args.all_namespaces).await?;
+                let found = cluster
+                    .objects(&[all], args.selector.as_deref(), args.all_namespaces)
+                    .await?;
                 objects.extend(found.iter().map(|(kind, object)| place(kind, object)));
             }
         }
@@ -95,9 +112,12 @@ fn options(args: &Delete) -> anyhow::Result<Value> {
         "background" | "true" => "Background",
         "foreground" => "Foreground",
         "orphan" | "false" => "Orphan",
-        other => bail!("error: invalid cascade value ({other}). Must be \"background\", \"foreground\", or \"orphan\""),
+        other => bail!(
+            "error: invalid cascade value ({other}). Must be \"background\", \"foreground\", or \"orphan\""
+        ),
     };
-    let mut options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy});
+    let mut options =
+        json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy});
     let grace = match (args.now, args.force, args.grace_period) {
         (true, _, _) => 1,
         (_, true, n) if n < 0 => 0,
@@ -126,13 +146,19 @@ pub async fn gone(
                 return Ok(());
             }
         }
-        bail!("error: the watch ended before {}/{name} was gone", kind.plural)
+        bail!(
+            "error: the watch ended before {}/{name} was gone",
+            kind.plural
+        )
     };
     if limit.is_zero() {
         return wait.await;
     }
     match tokio::time::timeout(limit, wait).await {
         Ok(outcome) => outcome,
-        Err(_) => bail!("error: timed out waiting for the condition on {}/{name}", kind.plural),
+        Err(_) => bail!(
+            "error: timed out waiting for the condition on {}/{name}",
+            kind.plural
+        ),
     }
 }

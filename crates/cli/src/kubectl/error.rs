@@ -22,7 +22,8 @@ impl ServerError {
         ServerError {
             code,
             reason: text("reason").unwrap_or_else(|| "InternalError".into()),
-            message: text("message").unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_string()),
+            message: text("message")
+                .unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_string()),
         }
     }
 
@@ -35,7 +36,9 @@ impl ServerError {
 
 /// Whether the error says that something does not exist.
 pub fn is_not_found(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<ServerError>().is_some_and(|e| e.code == 404)
+    error
+        .downcast_ref::<ServerError>()
+        .is_some_and(|e| e.code == 404)
 }
 
 /// What the user sees.

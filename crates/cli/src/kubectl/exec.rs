@@ -32,8 +32,15 @@ pub async fn run(cluster: &Cluster, args: Exec) -> anyhow::Result<i32> {
         .stderr(!tty)
         .tty(tty);
     let name = text(&pod, "/metadata/name");
-    let process = api.exec(name, args.command.clone(), &params).await.map_err(refused)?;
-    let _raw = if tty { Some(RawTerminal::enter()?) } else { None };
+    let process = api
+        .exec(name, args.command.clone(), &params)
+        .await
+        .map_err(refused)?;
+    let _raw = if tty {
+        Some(RawTerminal::enter()?)
+    } else {
+        None
+    };
     carry(process, args.stdin).await
 }
 
@@ -51,7 +58,9 @@ fn refused(error: kube::Error) -> anyhow::Error {
 }
 
 async fn carry(mut process: AttachedProcess, with_input: bool) -> anyhow::Result<i32> {
-    let status = process.take_status().context("error: the server gives no status of commands")?;
+    let status = process
+        .take_status()
+        .context("error: the server gives no status of commands")?;
     let stdout = process.stdout();
     let stderr = process.stderr();
     let input = process.stdin().filter(|_| with_input);

@@ -32,7 +32,10 @@ fn url(cluster: &Cluster, args: &Get, target: &Target) -> String {
         Target::One(kind, name) => format!("{}/{name}", kind.url(Some(cluster.namespace()))),
         Target::All(kind) => {
             let mut url = kind.url(namespace) + "?limit=500";
-            for (key, value) in [("labelSelector", &args.selector), ("fieldSelector", &args.field_selector)] {
+            for (key, value) in [
+                ("labelSelector", &args.selector),
+                ("fieldSelector", &args.field_selector),
+            ] {
                 if let Some(value) = value {
                     url.push_str(&format!("&{key}={}", escape(value)));
                 }
@@ -49,7 +52,12 @@ fn kind_of(target: &Target) -> &Kind {
 }
 
 /// One answer: None where the object may be missing and is.
-async fn fetch(cluster: &Cluster, args: &Get, target: &Target, accept: &str) -> anyhow::Result<Option<Value>> {
+async fn fetch(
+    cluster: &Cluster,
+    args: &Get,
+    target: &Target,
+    accept: &str,
+) -> anyhow::Result<Option<Value>> {
     let url = url(cluster, args, target);
     let mut answer = match cluster.send("GET", &url, accept, None).await {
         Ok(answer) => answer,
@@ -62,7 +70,14 @@ async fn fetch(cluster: &Cluster, args: &Get, target: &Target, accept: &str) -> 
         if token.is_empty() {
             return Ok(Some(answer));
         }
-        let next = cluster.send("GET", &format!("{url}&continue={}", escape(&token)), accept, None).await?;
+        let next = cluster
+            .send(
+                "GET",
+                &format!("{url}&continue={}", escape(&token)),
+                accept,
+                None,
+            )
+            .await?;
         for key in ["rows", "items"] {
             let more = list(&next, &format!("/{key}")).to_vec();
             if let Some(all) = answer.get_mut(key).and_then(Value::as_array_mut) {
@@ -83,7 +98,12 @@ fn options(args: &Get, wide: bool, kind: &Kind, several: bool) -> TableOptions {
     }
 }
 
-async fn table(cluster: &Cluster, args: &Get, wide: bool, targets: &[Target]) -> anyhow::Result<i32> {
+async fn table(
+    cluster: &Cluster,
+    args: &Get,
+    wide: bool,
+    targets: &[Target],
+) -> anyhow::Result<i32> {
     let mut kinds: Vec<&Kind> = Vec::new();
     for target in targets {
         if kinds.last() != Some(&kind_of(target)) {
@@ -138,7 +158,12 @@ fn nothing(cluster: &Cluster, args: &Get, targets: &[Target]) {
     }
 }
 
-async fn whole(cluster: &Cluster, args: &Get, format: &Format, targets: &[Target]) -> anyhow::Result<i32> {
+async fn whole(
+    cluster: &Cluster,
+    args: &Get,
+    format: &Format,
+    targets: &[Target],
+) -> anyhow::Result<i32> {
     let (mut objects, mut code) = (Vec::new(), 0);
     for target in targets {
         let kind = kind_of(target);
@@ -171,7 +196,10 @@ async fn whole(cluster: &Cluster, args: &Get, format: &Format, targets: &[Target
         return Ok(code);
     }
     let one = matches!(targets, [Target::One(..)]);
-    let objects: Vec<Value> = objects.into_iter().map(|(_, o)| without_managers(o)).collect();
+    let objects: Vec<Value> = objects
+        .into_iter()
+        .map(|(_, o)| without_managers(o))
+        .collect();
     if one && objects.is_empty() {
         return Ok(code);
     }
@@ -195,7 +223,12 @@ fn print(out: &mut impl Write, format: &Format, value: &Value) -> anyhow::Result
     Ok(())
 }
 
-async fn watch(cluster: &Cluster, args: &Get, format: &Format, targets: &[Target]) -> anyhow::Result<i32> {
+async fn watch(
+    cluster: &Cluster,
+    args: &Get,
+    format: &Format,
+    targets: &[Target],
+) -> anyhow::Result<i32> {
     let [target] = targets else {
         bail!("error: you may only specify a single resource type");
     };
@@ -205,7 +238,11 @@ async fn watch(cluster: &Cluster, args: &Get, format: &Format, targets: &[Target
     let (args, target) = match target {
         Target::All(_) => (args, target.clone()),
         Target::One(kind, name) => {
-            if cluster.find(kind, cluster.namespace(), name).await?.is_none() {
+            if cluster
+                .find(kind, cluster.namespace(), name)
+                .await?
+                .is_none()
+            {
                 // The server's own words for what is missing.
                 let url = url(cluster, args, target);
                 cluster.send("GET", &url, JSON, None).await?;
@@ -221,13 +258,25 @@ async fn watch(cluster: &Cluster, args: &Get, format: &Format, targets: &[Target
             (&args_of_one, Target::All(kind.clone()))
         }
     };
-    let accept = if matches!(format, Format::Table { .. }) { TABLE } else { JSON };
-    let first = fetch(cluster, args, &target, accept).await?.unwrap_or(Value::Null);
-    let mut printer = WatchPrinter::new(format, options(args, *format == Format::Table { wide: true }, kind, false), args.no_headers);
+    let accept = if matches!(format, Format::Table { .. }) {
+        TABLE
+    } else {
+        JSON
+    };
+    let first = fetch(cluster, args, &target, accept)
+        .await?
+        .unwrap_or(Value::Null);
+    let mut printer = WatchPrinter::new(
+        format,
+        options(args, *format == Format::Table { wide: true }, kind, false),
+        args.no_headers,
+    );
     printer.print(kind, &first)?;
     let version = text(&first, "/metadata/resourceVersion").to_string();
     let base = url(cluster, args, &target).replacen("limit=500", "watch=true", 1);
-    let mut events = cluster.watch(&format!("{base}&resourceVersion={version}"), accept).await?;
+    let mut events = cluster
+        .watch(&format!("{base}&resourceVersion={version}"), accept)
+        .await?;
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -250,7 +299,13 @@ struct WatchPrinter<'a> {
 
 impl<'a> WatchPrinter<'a> {
     fn new(format: &'a Format, options: TableOptions, no_headers: bool) -> Self {
-        WatchPrinter { format, options, definitions: Vec::new(), columns: Columns::default(), headed: no_headers }
+        WatchPrinter {
+            format,
+            options,
+            definitions: Vec::new(),
+            columns: Columns::default(),
+            headed: no_headers,
+        }
     }
 
     fn print(&mut self, kind: &Kind, value: &Value) -> anyhow::Result<()> {
@@ -264,7 +319,8 @@ impl<'a> WatchPrinter<'a> {
                 if !std::mem::replace(&mut self.headed, true) {
                     self.columns.push(self.options.headings(&self.definitions));
                 }
-                self.columns.push(self.options.cells(&self.definitions, row));
+                self.columns
+                    .push(self.options.cells(&self.definitions, row));
             }
             self.columns.flush(&mut out)?;
             return Ok(());
@@ -276,7 +332,12 @@ impl<'a> WatchPrinter<'a> {
             object["apiVersion"] = kind.api_version().into();
             let object = without_managers(object);
             match self.format {
-                Format::Name => writeln!(out, "{}/{}", kind.printed(), text(&object, "/metadata/name"))?,
+                Format::Name => writeln!(
+                    out,
+                    "{}/{}",
+                    kind.printed(),
+                    text(&object, "/metadata/name")
+                )?,
                 Format::Yaml => {
                     if std::mem::replace(&mut self.headed, true) {
                         writeln!(out, "---")?;

@@ -58,7 +58,9 @@ fn split(text: &str) -> anyhow::Result<Vec<Part>> {
             parts.push(Part::Text(rest[..open].to_string()));
         }
         let inner = &rest[open + 1..];
-        let Some(close) = closing(inner) else { bail!("error: error parsing jsonpath {text}, unclosed action") };
+        let Some(close) = closing(inner) else {
+            bail!("error: error parsing jsonpath {text}, unclosed action")
+        };
         parts.push(Part::Braces(inner[..close].trim().to_string()));
         rest = &inner[close + 1..];
     }
@@ -82,7 +84,10 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-fn nodes(parts: &mut std::iter::Peekable<std::vec::IntoIter<Part>>, inside: bool) -> anyhow::Result<Vec<Node>> {
+fn nodes(
+    parts: &mut std::iter::Peekable<std::vec::IntoIter<Part>>,
+    inside: bool,
+) -> anyhow::Result<Vec<Node>> {
     let mut nodes = Vec::new();
     while let Some(part) = parts.next() {
         match part {
@@ -94,7 +99,9 @@ fn nodes(parts: &mut std::iter::Peekable<std::vec::IntoIter<Part>>, inside: bool
                 return Ok(nodes);
             }
             Part::Braces(text) => match text.strip_prefix("range ") {
-                Some(path) => nodes.push(Node::Range(steps(path.trim())?, self::nodes(parts, true)?)),
+                Some(path) => {
+                    nodes.push(Node::Range(steps(path.trim())?, self::nodes(parts, true)?))
+                }
                 None => match quoted(&text) {
                     Some(text) => nodes.push(Node::Text(text)),
                     None => nodes.push(Node::Path(steps(&text)?)),
@@ -112,13 +119,24 @@ fn nodes(parts: &mut std::iter::Peekable<std::vec::IntoIter<Part>>, inside: bool
 fn quoted(text: &str) -> Option<String> {
     let quote = text.chars().next().filter(|c| matches!(c, '"' | '\''))?;
     let inner = text.strip_prefix(quote)?.strip_suffix(quote)?;
-    Some(inner.replace("\\n", "\n").replace("\\t", "\t").replace("\\\"", "\"").replace("\\\\", "\\"))
+    Some(
+        inner
+            .replace("\\n", "\n")
+            .replace("\\t", "\t")
+            .replace("\\\"", "\"")
+            .replace("\\\\", "\\"),
+    )
 }
 
 fn steps(text: &str) -> anyhow::Result<Vec<Step>> {
-    let bad = || anyhow::anyhow!("error: error parsing jsonpath {{{text}}}: this form is not supported here");
+    let bad = || {
+        anyhow::anyhow!("error: error parsing jsonpath {{{text}}}: this form is not supported here")
+    };
     let mut steps = Vec::new();
-    let mut rest = text.strip_prefix('$').or_else(|| text.strip_prefix('@')).unwrap_or(text);
+    let mut rest = text
+        .strip_prefix('$')
+        .or_else(|| text.strip_prefix('@'))
+        .unwrap_or(text);
     while !rest.is_empty() {
         if let Some(after) = rest.strip_prefix("..") {
             let end = key_end(after);
@@ -184,18 +202,30 @@ fn bracket(inner: &str) -> Option<Step> {
         return Some(Step::Key(key));
     }
     if let Some((from, to)) = inner.split_once(':') {
-        let part = |t: &str| if t.is_empty() { Some(None) } else { t.parse().ok().map(Some) };
+        let part = |t: &str| {
+            if t.is_empty() {
+                Some(None)
+            } else {
+                t.parse().ok().map(Some)
+            }
+        };
         return Some(Step::Slice(part(from)?, part(to)?));
     }
     let filter = inner.strip_prefix("?(")?.strip_suffix(')')?;
-    let (path, operator, value) = ["==", "!="]
-        .iter()
-        .find_map(|op| filter.split_once(op).map(|(path, value)| (path, *op, value)))?;
+    let (path, operator, value) = ["==", "!="].iter().find_map(|op| {
+        filter
+            .split_once(op)
+            .map(|(path, value)| (path, *op, value))
+    })?;
     let value = match quoted(value.trim()) {
         Some(text) => Value::String(text),
         None => serde_json::from_str(value.trim()).ok()?,
     };
-    Some(Step::Where(steps(path.trim()).ok()?, operator.to_string(), value))
+    Some(Step::Where(
+        steps(path.trim()).ok()?,
+        operator.to_string(),
+        value,
+    ))
 }
 
 fn find<'a>(steps: &[Step], value: &'a Value) -> Vec<&'a Value> {
@@ -209,11 +239,20 @@ fn find<'a>(steps: &[Step], value: &'a Value) -> Vec<&'a Value> {
 fn take<'a>(step: &Step, value: &'a Value) -> Vec<&'a Value> {
     match (step, value) {
         (Step::Key(key), Value::Object(map)) => map.get(key).into_iter().collect(),
-        (Step::Index(i), Value::Array(list)) => position(*i, list.len()).and_then(|i| list.get(i)).into_iter().collect(),
+        (Step::Index(i), Value::Array(list)) => position(*i, list.len())
+            .and_then(|i| list.get(i))
+            .into_iter()
+            .collect(),
         (Step::Slice(from, to), Value::Array(list)) => {
-            let from = from.map_or(Some(0), |i| position(i, list.len())).unwrap_or(0);
-            let to = to.map_or(list.len(), |i| position(i, list.len()).unwrap_or(0)).min(list.len());
-            list.get(from..to).map(|part| part.iter().collect()).unwrap_or_default()
+            let from = from
+                .map_or(Some(0), |i| position(i, list.len()))
+                .unwrap_or(0);
+            let to = to
+                .map_or(list.len(), |i| position(i, list.len()).unwrap_or(0))
+                .min(list.len());
+            list.get(from..to)
+                .map(|part| part.iter().collect())
+                .unwrap_or_default()
         }
         (Step::Every, Value::Array(list)) => list.iter().collect(),
         (Step::Every, Value::Object(map)) => map.values().collect(),
@@ -223,7 +262,11 @@ fn take<'a>(step: &Step, value: &'a Value) -> Vec<&'a Value> {
             .filter(|item| {
                 let found = find(path, item);
                 let equal = found.first().is_some_and(|v| *v == wanted);
-                if operator == "==" { equal } else { !found.is_empty() && !equal }
+                if operator == "==" {
+                    equal
+                } else {
+                    !found.is_empty() && !equal
+                }
             })
             .collect(),
         _ => Vec::new(),
@@ -288,9 +331,18 @@ mod tests {
             ("{.items[*].metadata.name}", "a b"),
             ("{.items[0].metadata.name}", "a"),
             ("{.items[-1:].metadata.name}", "b"),
-            ("{range .items[*]}{.metadata.name}{\"\\t\"}{.status.podIP}{\"\\n\"}{end}", "a\t1.1.1.1\nb\t2.2.2.2\n"),
-            ("{.items[?(@.metadata.name==\"b\")].status.podIP}", "2.2.2.2"),
-            ("{.items[0].status.conditions[?(@.type=='Ready')].status}", "True"),
+            (
+                "{range .items[*]}{.metadata.name}{\"\\t\"}{.status.podIP}{\"\\n\"}{end}",
+                "a\t1.1.1.1\nb\t2.2.2.2\n",
+            ),
+            (
+                "{.items[?(@.metadata.name==\"b\")].status.podIP}",
+                "2.2.2.2",
+            ),
+            (
+                "{.items[0].status.conditions[?(@.type=='Ready')].status}",
+                "True",
+            ),
             ("{.items[0].metadata.labels.x\\.y/z}", "1"),
             ("{.items[0].metadata.labels['x.y/z']}", "1"),
             ("{..name}", "a b"),
@@ -298,7 +350,11 @@ mod tests {
             ("{.items[0].metadata.labels}", "{\"x.y/z\":\"1\"}"),
             ("{.none}", ""),
         ] {
-            assert_eq!(Template::parse(template).unwrap().render(&value), text, "{template}");
+            assert_eq!(
+                Template::parse(template).unwrap().render(&value),
+                text,
+                "{template}"
+            );
         }
         assert!(Template::parse("{.a").is_err());
         assert!(Template::parse("{end}").is_err());

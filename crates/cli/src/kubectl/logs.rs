@@ -39,7 +39,9 @@ pub async fn run(cluster: &Cluster, args: Logs) -> anyhow::Result<i32> {
 async fn pods(cluster: &Cluster, args: &Logs) -> anyhow::Result<Vec<Value>> {
     let kind = cluster.kind("pods")?;
     if let Some(selector) = &args.selector {
-        let found = cluster.objects(&[Target::All(kind)], Some(selector), false).await?;
+        let found = cluster
+            .objects(&[Target::All(kind)], Some(selector), false)
+            .await?;
         return Ok(found.into_iter().map(|(_, pod)| pod).collect());
     }
     let word = args.what.first().context("error: expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'.\nPOD or TYPE/NAME is a required argument for the logs command")?;
@@ -54,11 +56,17 @@ pub async fn pod_of(cluster: &Cluster, pods: &Kind, word: &str) -> anyhow::Resul
     };
     let target = Target::One(kind.clone(), name.to_string());
     let found = cluster.objects(&[target], None, false).await?;
-    let object = found.into_iter().next().map(|(_, o)| o).unwrap_or(Value::Null);
+    let object = found
+        .into_iter()
+        .next()
+        .map(|(_, o)| o)
+        .unwrap_or(Value::Null);
     if kind.kind == "Pod" {
         return Ok(object);
     }
-    let labels = object.pointer("/spec/selector/matchLabels").or_else(|| object.pointer("/spec/selector"));
+    let labels = object
+        .pointer("/spec/selector/matchLabels")
+        .or_else(|| object.pointer("/spec/selector"));
     let selector: Vec<String> = labels
         .and_then(Value::as_object)
         .into_iter()
@@ -69,13 +77,28 @@ pub async fn pod_of(cluster: &Cluster, pods: &Kind, word: &str) -> anyhow::Resul
         bail!("error: cannot get the logs from {word}: it selects no pods");
     }
     let all = Target::All(pods.clone());
-    let mut found = cluster.objects(&[all], Some(&selector.join(",")), false).await?;
+    let mut found = cluster
+        .objects(&[all], Some(&selector.join(",")), false)
+        .await?;
     // The one that has been ready longest says most.
-    found.sort_by_key(|(_, pod)| (text(pod, "/status/phase") != "Running", text(pod, "/metadata/creationTimestamp").to_string()));
+    found.sort_by_key(|(_, pod)| {
+        (
+            text(pod, "/status/phase") != "Running",
+            text(pod, "/metadata/creationTimestamp").to_string(),
+        )
+    });
     if found.len() > 1 {
-        eprintln!("Found {} pods, using pod/{}", found.len(), text(&found[0].1, "/metadata/name"));
+        eprintln!(
+            "Found {} pods, using pod/{}",
+            found.len(),
+            text(&found[0].1, "/metadata/name")
+        );
     }
-    found.into_iter().next().map(|(_, pod)| pod).with_context(|| format!("error: timed out waiting for pods of {word}: there are none"))
+    found
+        .into_iter()
+        .next()
+        .map(|(_, pod)| pod)
+        .with_context(|| format!("error: timed out waiting for pods of {word}: there are none"))
 }
 
 /// The containers of a pod that are meant.
@@ -95,7 +118,10 @@ pub fn container(pod: &Value, named: Option<String>) -> String {
     let annotated = annotations
         .and_then(|a| a.get("kubectl.kubernetes.io/default-container"))
         .and_then(Value::as_str);
-    let all: Vec<&str> = list(pod, "/spec/containers").iter().map(|c| text(c, "/name")).collect();
+    let all: Vec<&str> = list(pod, "/spec/containers")
+        .iter()
+        .map(|c| text(c, "/name"))
+        .collect();
     let first = all.first().copied().unwrap_or_default();
     if let Some(name) = named {
         return name;
@@ -113,14 +139,23 @@ fn path(cluster: &Cluster, args: &Logs, pod: &Value, container: &str) -> anyhow:
         own => own,
     };
     let name = text(pod, "/metadata/name");
-    let mut path = format!("/api/v1/namespaces/{namespace}/pods/{name}/log?container={}", escape(container));
-    for (flag, key) in [(args.follow, "follow"), (args.previous, "previous"), (args.timestamps, "timestamps")] {
+    let mut path = format!(
+        "/api/v1/namespaces/{namespace}/pods/{name}/log?container={}",
+        escape(container)
+    );
+    for (flag, key) in [
+        (args.follow, "follow"),
+        (args.previous, "previous"),
+        (args.timestamps, "timestamps"),
+    ] {
         if flag {
             path.push_str(&format!("&{key}=true"));
         }
     }
     // With a selector kubectl shows ten lines of each, unless told otherwise.
-    let tail = args.tail.unwrap_or(if args.selector.is_some() { 10 } else { -1 });
+    let tail = args
+        .tail
+        .unwrap_or(if args.selector.is_some() { 10 } else { -1 });
     if tail >= 0 {
         path.push_str(&format!("&tailLines={tail}"));
     }
@@ -138,7 +173,9 @@ fn prefix(args: &Logs, pod: &Value, container: &str) -> String {
 }
 
 async fn print(cluster: &Cluster, args: &Logs, pod: &Value, container: &str) -> anyhow::Result<()> {
-    let mut lines = cluster.lines(&path(cluster, args, pod, container)?, "*/*").await?;
+    let mut lines = cluster
+        .lines(&path(cluster, args, pod, container)?, "*/*")
+        .await?;
     let prefix = prefix(args, pod, container);
     loop {
         tokio::select! {
@@ -157,11 +194,17 @@ fn write_line(prefix: &str, line: &str) -> std::io::Result<()> {
     out.flush()
 }
 
-async fn follow_all(cluster: &Cluster, args: &Logs, sources: Vec<(Value, String)>) -> anyhow::Result<i32> {
+async fn follow_all(
+    cluster: &Cluster,
+    args: &Logs,
+    sources: Vec<(Value, String)>,
+) -> anyhow::Result<i32> {
     let mut streams = stream::SelectAll::new();
     for (pod, container) in sources {
         let prefix = prefix(args, &pod, &container);
-        let lines = cluster.lines(&path(cluster, args, &pod, &container)?, "*/*").await?;
+        let lines = cluster
+            .lines(&path(cluster, args, &pod, &container)?, "*/*")
+            .await?;
         streams.push(lines.map(move |line| line.map(|line| (prefix.clone(), line))));
     }
     loop {

@@ -22,7 +22,9 @@ pub fn read(files: &[PathBuf], recursive: bool) -> anyhow::Result<Vec<Manifest>>
     for file in files {
         if file.as_os_str() == "-" {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("error: cannot read stdin")?;
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .context("error: cannot read stdin")?;
             manifests.extend(parse(&text, "STDIN")?);
             continue;
         }
@@ -51,21 +53,26 @@ fn expand(path: &Path, recursive: bool) -> anyhow::Result<Vec<PathBuf>> {
     if path.is_file() || !path.is_dir() {
         return Ok(vec![path.to_path_buf()]);
     }
-    let mut entries: Vec<PathBuf> =
-        std::fs::read_dir(path)?.filter_map(|entry| entry.ok().map(|e| e.path())).collect();
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(path)?
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .collect();
     entries.sort();
     let mut files = Vec::new();
     for entry in entries {
         if entry.is_dir() && recursive {
             files.extend(expand(&entry, true)?);
         }
-        let known = entry.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        let known = entry
+            .extension()
+            .is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
         if entry.is_file() && known {
             files.push(entry);
         }
     }
     if files.is_empty() {
-        anyhow::bail!("error: error reading [{shown}]: recognized file extensions are [.json .yaml .yml]");
+        anyhow::bail!(
+            "error: error reading [{shown}]: recognized file extensions are [.json .yaml .yml]"
+        );
     }
     Ok(files)
 }
@@ -75,9 +82,12 @@ pub fn parse(text: &str, source: &str) -> anyhow::Result<Vec<Manifest>> {
     let bad = |why: String| anyhow::anyhow!("error: error parsing {source}: {why}");
     let values: Vec<Value> = if text.trim_start().starts_with('{') {
         let stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
-        stream.collect::<Result<_, _>>().map_err(|e| bad(e.to_string()))?
+        stream
+            .collect::<Result<_, _>>()
+            .map_err(|e| bad(e.to_string()))?
     } else {
-        serde_saphyr::from_multiple(text).map_err(|e| bad(format!("error converting YAML to JSON: {e}")))?
+        serde_saphyr::from_multiple(text)
+            .map_err(|e| bad(format!("error converting YAML to JSON: {e}")))?
     };
     let mut manifests = Vec::new();
     for value in values {
@@ -101,9 +111,14 @@ fn flatten(value: Value, source: &str, into: &mut Vec<Manifest>) -> anyhow::Resu
         return Ok(());
     }
     if super::client::text(&value, "/apiVersion").is_empty() {
-        anyhow::bail!("error: error validating {source:?}: error validating data: apiVersion not set");
+        anyhow::bail!(
+            "error: error validating {source:?}: error validating data: apiVersion not set"
+        );
     }
-    into.push(Manifest { source: source.to_string(), object: value });
+    into.push(Manifest {
+        source: source.to_string(),
+        object: value,
+    });
     Ok(())
 }
 
@@ -114,12 +129,30 @@ mod tests {
     #[test]
     fn documents_lists_and_mistakes() {
         let text = "apiVersion: v1\nkind: A\n---\n---\napiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: B}\n- {apiVersion: v1, kind: C}\n";
-        let kinds: Vec<String> =
-            parse(text, "x").unwrap().iter().map(|m| m.object["kind"].as_str().unwrap().to_string()).collect();
+        let kinds: Vec<String> = parse(text, "x")
+            .unwrap()
+            .iter()
+            .map(|m| m.object["kind"].as_str().unwrap().to_string())
+            .collect();
         assert_eq!(kinds, ["A", "B", "C"]);
-        assert_eq!(parse("{\"apiVersion\":\"v1\",\"kind\":\"A\"}", "x").unwrap().len(), 1);
-        assert!(parse("a: b", "x").unwrap_err().to_string().contains("kind not set"));
-        assert!(parse("kind: A", "x").unwrap_err().to_string().contains("apiVersion not set"));
+        assert_eq!(
+            parse("{\"apiVersion\":\"v1\",\"kind\":\"A\"}", "x")
+                .unwrap()
+                .len(),
+            1
+        );
+        assert!(
+            parse("a: b", "x")
+                .unwrap_err()
+                .to_string()
+                .contains("kind not set")
+        );
+        assert!(
+            parse("kind: A", "x")
+                .unwrap_err()
+                .to_string()
+                .contains("apiVersion not set")
+        );
         assert!(parse("a: [", "x").is_err());
     }
 }

@@ -46,10 +46,18 @@ impl Field {
 pub async fn run(cluster: &Cluster, args: Metadata, field: Field) -> anyhow::Result<i32> {
     // Resources come first; the first word that changes something ends them.
     let is_change = |w: &String| w.contains('=') || w.ends_with('-');
-    let at = args.what.iter().skip(1).position(is_change).map_or(args.what.len(), |i| i + 1);
+    let at = args
+        .what
+        .iter()
+        .skip(1)
+        .position(is_change)
+        .map_or(args.what.len(), |i| i + 1);
     let (resources, changes) = args.what.split_at(at);
     if changes.is_empty() {
-        bail!("error: at least one {} update is required", field.key().trim_end_matches('s'));
+        bail!(
+            "error: at least one {} update is required",
+            field.key().trim_end_matches('s')
+        );
     }
     let changes = parse(changes)?;
     let targets = cluster.targets(resources)?;
@@ -57,7 +65,9 @@ pub async fn run(cluster: &Cluster, args: Metadata, field: Field) -> anyhow::Res
     if targets.iter().any(|t| matches!(t, Target::All(_))) && !wants_all {
         bail!("error: resource(s) were provided, but no name was specified");
     }
-    let objects = cluster.objects(&targets, args.selector.as_deref(), args.all_namespaces).await?;
+    let objects = cluster
+        .objects(&targets, args.selector.as_deref(), args.all_namespaces)
+        .await?;
     if objects.is_empty() {
         eprintln!("No resources found");
     }
@@ -75,11 +85,15 @@ pub async fn run(cluster: &Cluster, args: Metadata, field: Field) -> anyhow::Res
 fn parse(words: &[String]) -> anyhow::Result<Vec<(String, Option<String>)>> {
     words
         .iter()
-        .map(|word| match (word.split_once('='), word.strip_suffix('-')) {
-            (Some((key, value)), _) if !key.is_empty() => Ok((key.to_string(), Some(value.to_string()))),
-            (None, Some(key)) if !key.is_empty() => Ok((key.to_string(), None)),
-            _ => bail!("error: unknown command {word:?}: write KEY=VALUE or KEY-"),
-        })
+        .map(
+            |word| match (word.split_once('='), word.strip_suffix('-')) {
+                (Some((key, value)), _) if !key.is_empty() => {
+                    Ok((key.to_string(), Some(value.to_string())))
+                }
+                (None, Some(key)) if !key.is_empty() => Ok((key.to_string(), None)),
+                _ => bail!("error: unknown command {word:?}: write KEY=VALUE or KEY-"),
+            },
+        )
         .collect()
 }
 
@@ -96,9 +110,9 @@ async fn change(
     let mut patch = Map::new();
     for (key, value) in changes {
         match (value, of(key)) {
-            (Some(new), Some(old)) if new != old && !overwrite => bail!(
-                "error: '{key}' already has a value ({old}), and --overwrite is false"
-            ),
+            (Some(new), Some(old)) if new != old && !overwrite => {
+                bail!("error: '{key}' already has a value ({old}), and --overwrite is false")
+            }
             (Some(new), old) if old != Some(new) => {
                 patch.insert(key.clone(), new.clone().into());
             }
@@ -111,16 +125,31 @@ async fn change(
     }
     let name = text(object, "/metadata/name");
     if patch.is_empty() {
-        let word = if field == Field::Labels { field.not_done() } else { field.done(false) };
+        let word = if field == Field::Labels {
+            field.not_done()
+        } else {
+            field.done(false)
+        };
         println!("{}/{name} {word}", kind.printed());
         return Ok(());
     }
     let removed_only = patch.values().all(Value::is_null);
     let url = kind.url(Some(text(object, "/metadata/namespace")));
-    let manager = if field == Field::Labels { "kubectl-label" } else { "kubectl-annotate" };
+    let manager = if field == Field::Labels {
+        "kubectl-label"
+    } else {
+        "kubectl-annotate"
+    };
     let body = json!({"metadata": {field.key(): patch}});
     let path = format!("{url}/{name}?fieldManager={manager}");
-    cluster.send("PATCH", &path, JSON, Some(("application/merge-patch+json", &body))).await?;
+    cluster
+        .send(
+            "PATCH",
+            &path,
+            JSON,
+            Some(("application/merge-patch+json", &body)),
+        )
+        .await?;
     println!("{}/{name} {}", kind.printed(), field.done(removed_only));
     Ok(())
 }

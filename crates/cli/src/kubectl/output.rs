@@ -22,7 +22,9 @@ pub enum Format {
 impl Format {
     /// Reads the value of `-o`.
     pub fn parse(text: Option<&str>) -> anyhow::Result<Format> {
-        let Some(text) = text else { return Ok(Format::Table { wide: false }) };
+        let Some(text) = text else {
+            return Ok(Format::Table { wide: false });
+        };
         if let Some(template) = text.strip_prefix("jsonpath=") {
             return Ok(Format::JsonPath(template.to_string()));
         }
@@ -96,7 +98,9 @@ impl TableOptions {
     fn shown(&self, columns: &[Value]) -> Vec<usize> {
         let priority = |c: &Value| c.get("priority").and_then(Value::as_i64).unwrap_or(0);
         let all = columns.iter().enumerate();
-        all.filter(|(_, c)| self.wide || priority(c) == 0).map(|(i, _)| i).collect()
+        all.filter(|(_, c)| self.wide || priority(c) == 0)
+            .map(|(i, _)| i)
+            .collect()
     }
 
     /// The headings for the columns of a table.
@@ -105,7 +109,11 @@ impl TableOptions {
         if self.namespaces {
             row.push("NAMESPACE".to_string());
         }
-        row.extend(self.shown(columns).into_iter().map(|i| text(&columns[i], "/name").to_uppercase()));
+        row.extend(
+            self.shown(columns)
+                .into_iter()
+                .map(|i| text(&columns[i], "/name").to_uppercase()),
+        );
         for label in &self.label_columns {
             row.push(label.rsplit('/').next().unwrap_or_default().to_uppercase());
         }
@@ -130,7 +138,9 @@ impl TableOptions {
                 _ => cell,
             });
         }
-        let labels = row.pointer("/object/metadata/labels").and_then(Value::as_object);
+        let labels = row
+            .pointer("/object/metadata/labels")
+            .and_then(Value::as_object);
         for label in &self.label_columns {
             let value = labels.and_then(|l| l.get(label)).and_then(Value::as_str);
             cells.push(value.unwrap_or_default().to_string());
@@ -149,7 +159,11 @@ fn all_labels(labels: Option<&Map<String, Value>>) -> String {
         .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
         .collect();
     all.sort();
-    if all.is_empty() { "<none>".into() } else { all.join(",") }
+    if all.is_empty() {
+        "<none>".into()
+    } else {
+        all.join(",")
+    }
 }
 
 fn cell_text(cell: &Value) -> String {
@@ -166,7 +180,11 @@ pub fn sorted(value: &Value) -> Value {
         Value::Object(map) => {
             let mut keys: Vec<&String> = map.keys().collect();
             keys.sort();
-            Value::Object(keys.into_iter().map(|k| (k.clone(), sorted(&map[k]))).collect())
+            Value::Object(
+                keys.into_iter()
+                    .map(|k| (k.clone(), sorted(&map[k])))
+                    .collect(),
+            )
         }
         Value::Array(list) => Value::Array(list.iter().map(sorted).collect()),
         other => other.clone(),
@@ -279,8 +297,14 @@ fn leaf(value: &Value, indent: usize) -> String {
 /// A text as YAML: plain if it cannot be taken for anything else, a block if it has lines, else in
 /// quotes.
 fn scalar_text(text: &str, indent: usize) -> String {
-    let printable = text.chars().all(|c| c == '\n' || c == '\t' || !c.is_control());
-    if text.contains('\n') && printable && !text.starts_with([' ', '\n']) && !text.lines().any(|l| l.ends_with(' ')) {
+    let printable = text
+        .chars()
+        .all(|c| c == '\n' || c == '\t' || !c.is_control());
+    if text.contains('\n')
+        && printable
+        && !text.starts_with([' ', '\n'])
+        && !text.lines().any(|l| l.ends_with(' '))
+    {
         let keep = match (text.ends_with("\n\n"), text.ends_with('\n')) {
             (true, _) => "|+",
             (_, true) => "|",
@@ -300,7 +324,12 @@ fn scalar_text(text: &str, indent: usize) -> String {
     if is_plain(text) {
         return text.to_string();
     }
-    if printable && !text.contains('\n') && !text.contains('\t') && !ambiguous(text) && !text.is_empty() {
+    if printable
+        && !text.contains('\n')
+        && !text.contains('\t')
+        && !ambiguous(text)
+        && !text.is_empty()
+    {
         return format!("'{}'", text.replace('\'', "''"));
     }
     Value::from(text).to_string()
@@ -309,7 +338,8 @@ fn scalar_text(text: &str, indent: usize) -> String {
 /// Texts that YAML would read as something else than text.
 fn ambiguous(text: &str) -> bool {
     const WORDS: [&str; 16] = [
-        "true", "false", "yes", "no", "on", "off", "null", "y", "n", "~", ".nan", ".inf", "-.inf", "+.inf", "<<", "=",
+        "true", "false", "yes", "no", "on", "off", "null", "y", "n", "~", ".nan", ".inf", "-.inf",
+        "+.inf", "<<", "=",
     ];
     WORDS.contains(&text.to_ascii_lowercase().as_str())
         || text.parse::<f64>().is_ok()
@@ -324,7 +354,10 @@ fn ambiguous(text: &str) -> bool {
 fn is_plain(text: &str) -> bool {
     let first = text.chars().next();
     let starts_badly = first.is_none_or(|c| "-?:,[]{}#&*!|>'\"%@` ".contains(c));
-    let dash = text.starts_with('-') && text.len() > 1 && !text.starts_with("- ") && !text.starts_with("---");
+    let dash = text.starts_with('-')
+        && text.len() > 1
+        && !text.starts_with("- ")
+        && !text.starts_with("---");
     let colon = text.contains(": ") || text.ends_with(':') || text.contains(" #");
     (!starts_badly || dash)
         && !colon
@@ -345,7 +378,10 @@ mod tests {
         columns.push(vec!["a-long-name".into(), "1s".into()]);
         let mut out = Vec::new();
         columns.flush(&mut out).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap(), "NAME          AGE\na-long-name   1s\n");
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "NAME          AGE\na-long-name   1s\n"
+        );
     }
 
     #[test]
@@ -360,6 +396,9 @@ mod tests {
 
     #[test]
     fn json_is_that_of_kubectl() {
-        assert_eq!(json(&json!({"b": [1], "a": {}})), "{\n    \"a\": {},\n    \"b\": [\n        1\n    ]\n}\n");
+        assert_eq!(
+            json(&json!({"b": [1], "a": {}})),
+            "{\n    \"a\": {},\n    \"b\": [\n        1\n    ]\n}\n"
+        );
     }
 }

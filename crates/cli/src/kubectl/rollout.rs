@@ -12,7 +12,11 @@ use serde_json::{Value, json};
 pub async fn run(cluster: &Cluster, args: Rollout) -> anyhow::Result<i32> {
     match args.action {
         RolloutAction::Restart { what } => restart(cluster, &what).await,
-        RolloutAction::Status { what, timeout, watch } => {
+        RolloutAction::Status {
+            what,
+            timeout,
+            watch,
+        } => {
             let limit = duration(&timeout)?;
             for target in cluster.targets(&what)? {
                 let Target::One(kind, name) = target else {
@@ -33,16 +37,28 @@ pub async fn run(cluster: &Cluster, args: Rollout) -> anyhow::Result<i32> {
 }
 
 async fn restart(cluster: &Cluster, what: &[String]) -> anyhow::Result<i32> {
-    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let now = jiff::Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string();
     let patch = json!({"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": now}}}}});
-    for (kind, object) in cluster.objects(&cluster.targets(what)?, None, false).await? {
+    for (kind, object) in cluster
+        .objects(&cluster.targets(what)?, None, false)
+        .await?
+    {
         let name = text(&object, "/metadata/name");
         if object.pointer("/spec/template").is_none() {
             bail!("error: {}/{name} restarting is not supported", kind.plural);
         }
         let url = kind.url(Some(text(&object, "/metadata/namespace")));
         let path = format!("{url}/{name}?fieldManager=kubectl-rollout");
-        cluster.send("PATCH", &path, JSON, Some(("application/strategic-merge-patch+json", &patch))).await?;
+        cluster
+            .send(
+                "PATCH",
+                &path,
+                JSON,
+                Some(("application/strategic-merge-patch+json", &patch)),
+            )
+            .await?;
         println!("{}/{name} restarted", kind.printed());
     }
     Ok(0)
@@ -55,7 +71,9 @@ async fn status(cluster: &Cluster, kind: &Kind, name: &str, watch: bool) -> anyh
         let Some(object) = state? else {
             if first {
                 // The server's own words for what is missing.
-                cluster.objects(&[Target::One(kind.clone(), name.to_string())], None, false).await?;
+                cluster
+                    .objects(&[Target::One(kind.clone(), name.to_string())], None, false)
+                    .await?;
             }
             bail!("error: object has been deleted");
         };
@@ -83,23 +101,37 @@ fn progress(kind: &Kind, name: &str, object: &Value) -> anyhow::Result<(String, 
                 return waiting("Waiting for deployment spec update to be observed...".into());
             }
             let late = list(object, "/status/conditions").iter().any(|c| {
-                text(c, "/type") == "Progressing" && text(c, "/reason") == "ProgressDeadlineExceeded"
+                text(c, "/type") == "Progressing"
+                    && text(c, "/reason") == "ProgressDeadlineExceeded"
             });
             if late {
                 bail!("error: deployment {name:?} exceeded its progress deadline");
             }
-            let wanted = object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
-            let (updated, all) = (number("/status/updatedReplicas"), number("/status/replicas"));
+            let wanted = object
+                .pointer("/spec/replicas")
+                .and_then(Value::as_i64)
+                .unwrap_or(1);
+            let (updated, all) = (
+                number("/status/updatedReplicas"),
+                number("/status/replicas"),
+            );
             let available = number("/status/availableReplicas");
             let begin = format!("Waiting for deployment {name:?} rollout to finish:");
             if updated < wanted {
-                return waiting(format!("{begin} {updated} out of {wanted} new replicas have been updated..."));
+                return waiting(format!(
+                    "{begin} {updated} out of {wanted} new replicas have been updated..."
+                ));
             }
             if all > updated {
-                return waiting(format!("{begin} {} old replicas are pending termination...", all - updated));
+                return waiting(format!(
+                    "{begin} {} old replicas are pending termination...",
+                    all - updated
+                ));
             }
             if available < updated {
-                return waiting(format!("{begin} {available} of {updated} updated replicas are available..."));
+                return waiting(format!(
+                    "{begin} {available} of {updated} updated replicas are available..."
+                ));
             }
             Ok((format!("deployment {name:?} successfully rolled out"), true))
         }
@@ -112,10 +144,14 @@ fn progress(kind: &Kind, name: &str, object: &Value) -> anyhow::Result<(String, 
             let available = number("/status/numberAvailable");
             let begin = format!("Waiting for daemon set {name:?} rollout to finish:");
             if updated < wanted {
-                return waiting(format!("{begin} {updated} out of {wanted} new pods have been updated..."));
+                return waiting(format!(
+                    "{begin} {updated} out of {wanted} new pods have been updated..."
+                ));
             }
             if available < wanted {
-                return waiting(format!("{begin} {available} of {wanted} updated pods are available..."));
+                return waiting(format!(
+                    "{begin} {available} of {wanted} updated pods are available..."
+                ));
             }
             Ok((format!("daemon set {name:?} successfully rolled out"), true))
         }
@@ -143,14 +179,30 @@ mod tests {
     #[test]
     fn a_deployment_in_its_stages() {
         let say = |status: Value| {
-            let object = json!({"metadata": {"generation": 2}, "spec": {"replicas": 2}, "status": status});
+            let object =
+                json!({"metadata": {"generation": 2}, "spec": {"replicas": 2}, "status": status});
             progress(&kind("Deployment"), "d", &object).unwrap()
         };
-        assert_eq!(say(json!({"observedGeneration": 1})).0, "Waiting for deployment spec update to be observed...");
-        let (text, done) = say(json!({"observedGeneration": 2, "updatedReplicas": 1, "replicas": 2}));
-        assert_eq!((text.as_str(), done), ("Waiting for deployment \"d\" rollout to finish: 1 out of 2 new replicas have been updated...", false));
-        let (text, done) = say(json!({"observedGeneration": 2, "updatedReplicas": 2, "replicas": 2, "availableReplicas": 2}));
-        assert_eq!((text.as_str(), done), ("deployment \"d\" successfully rolled out", true));
+        assert_eq!(
+            say(json!({"observedGeneration": 1})).0,
+            "Waiting for deployment spec update to be observed..."
+        );
+        let (text, done) =
+            say(json!({"observedGeneration": 2, "updatedReplicas": 1, "replicas": 2}));
+        assert_eq!(
+            (text.as_str(), done),
+            (
+                "Waiting for deployment \"d\" rollout to finish: 1 out of 2 new replicas have been updated...",
+                false
+            )
+        );
+        let (text, done) = say(
+            json!({"observedGeneration": 2, "updatedReplicas": 2, "replicas": 2, "availableReplicas": 2}),
+        );
+        assert_eq!(
+            (text.as_str(), done),
+            ("deployment \"d\" successfully rolled out", true)
+        );
         assert!(progress(&kind("Job"), "j", &json!({})).is_err());
     }
 }

@@ -20,7 +20,11 @@ pub enum Merge {
 
 /// The patch that makes an object what the manifest says.
 pub fn patch(last: &Value, manifest: &Value, merge: Merge) -> Value {
-    map(last.as_object().unwrap_or(&Map::new()), manifest.as_object().unwrap_or(&Map::new()), merge)
+    map(
+        last.as_object().unwrap_or(&Map::new()),
+        manifest.as_object().unwrap_or(&Map::new()),
+        merge,
+    )
 }
 
 fn map(last: &Map<String, Value>, wanted: &Map<String, Value>, merge: Merge) -> Value {
@@ -43,8 +47,14 @@ fn map(last: &Map<String, Value>, wanted: &Map<String, Value>, merge: Merge) -> 
 /// The field by which the items of a list are told apart, if they are.
 fn merge_key(field: &str, items: &[Value]) -> Option<&'static str> {
     Some(match field {
-        "containers" | "initContainers" | "ephemeralContainers" | "volumes" | "env"
-        | "imagePullSecrets" | "secrets" | "webhooks" => "name",
+        "containers"
+        | "initContainers"
+        | "ephemeralContainers"
+        | "volumes"
+        | "env"
+        | "imagePullSecrets"
+        | "secrets"
+        | "webhooks" => "name",
         "ports" if items.iter().any(|i| i.get("containerPort").is_some()) => "containerPort",
         "ports" if items.iter().all(|i| i.get("port").is_some()) => "port",
         "volumeMounts" => "mountPath",
@@ -60,17 +70,25 @@ fn merge_key(field: &str, items: &[Value]) -> Option<&'static str> {
 fn list(field: &str, before: &Value, wanted: &[Value]) -> Value {
     let before = before.as_array().map(Vec::as_slice).unwrap_or_default();
     let all: Vec<Value> = before.iter().chain(wanted).cloned().collect();
-    let Some(key) = merge_key(field, &all) else { return wanted.to_vec().into() };
+    let Some(key) = merge_key(field, &all) else {
+        return wanted.to_vec().into();
+    };
     let same = |a: &Value, b: &Value| a.get(key).is_some() && a.get(key) == b.get(key);
     let mut items = Vec::new();
     for item in wanted {
-        let old = before.iter().find(|o| same(o, item)).unwrap_or(&Value::Null);
+        let old = before
+            .iter()
+            .find(|o| same(o, item))
+            .unwrap_or(&Value::Null);
         items.push(match (old.as_object(), item.as_object()) {
             (Some(old), Some(new)) => map(old, new, Merge::Strategic),
             _ => item.clone(),
         });
     }
-    for gone in before.iter().filter(|old| !wanted.iter().any(|new| same(old, new))) {
+    for gone in before
+        .iter()
+        .filter(|old| !wanted.iter().any(|new| same(old, new)))
+    {
         items.push(json!({"$patch": "delete", key: gone.get(key)}));
     }
     items.into()
@@ -83,13 +101,17 @@ mod tests {
     #[test]
     fn what_is_not_said_any_more_goes() {
         let last = json!({"data": {"a": "1", "b": "2"}, "spec": {"containers": [{"name": "x", "image": "1", "args": ["a"]}, {"name": "y"}]}});
-        let new = json!({"data": {"a": "3"}, "spec": {"containers": [{"name": "x", "image": "2"}]}});
+        let new =
+            json!({"data": {"a": "3"}, "spec": {"containers": [{"name": "x", "image": "2"}]}});
         assert_eq!(
             patch(&last, &new, Merge::Strategic),
             json!({"data": {"b": null, "a": "3"}, "spec": {"containers": [
                 {"args": null, "name": "x", "image": "2"}, {"$patch": "delete", "name": "y"}]}})
         );
-        assert_eq!(patch(&last, &new, Merge::Plain)["spec"]["containers"], new["spec"]["containers"]);
+        assert_eq!(
+            patch(&last, &new, Merge::Plain)["spec"]["containers"],
+            new["spec"]["containers"]
+        );
     }
 
     #[test]
@@ -98,7 +120,14 @@ mod tests {
         let done = patch(&last, &json!({"ports": [{"port": 80}]}), Merge::Strategic);
         assert_eq!(done["ports"][1], json!({"$patch": "delete", "port": 81}));
         let last = json!({"ports": [{"containerPort": 80}]});
-        let done = patch(&last, &json!({"ports": [{"containerPort": 81}]}), Merge::Strategic);
-        assert_eq!(done["ports"][1], json!({"$patch": "delete", "containerPort": 80}));
+        let done = patch(
+            &last,
+            &json!({"ports": [{"containerPort": 81}]}),
+            Merge::Strategic,
+        );
+        assert_eq!(
+            done["ports"][1],
+            json!({"$patch": "delete", "containerPort": 80})
+        );
     }
 }
