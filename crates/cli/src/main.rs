@@ -8,6 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 mod commands;
 mod entries;
+mod kubectl;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -29,7 +30,6 @@ struct Ambit {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one value, made once")]
 enum Command {
     /// Install or change the mesh
     #[command(visible_alias = "apply")]
@@ -45,6 +45,13 @@ enum Command {
     Version(commands::version::Args),
     /// A cluster on this machine, with nothing installed
     Local(ambit_local::Command),
+    /// The verbs of kubectl that the walkthroughs use, where kubectl is not installed
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        /// What follows is kubectl's command line
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Completion for a shell
     Completion {
         /// Which shell
@@ -108,6 +115,7 @@ async fn run(command: Command) -> anyhow::Result<i32> {
         Command::Manifest(args) => commands::manifest::run(args).await,
         Command::ZtunnelConfig(args) => commands::ztunnel_config::run(args).await,
         Command::Version(args) => commands::version::run(args).await,
+        Command::Kubectl { args } => kubectl::run(args).await,
         Command::Local(command) => ambit_local::run(command).await,
         Command::Sample(sample) => ambit_samples::run(sample).await,
         Command::Istiod(args) => Ok(ambit_control::run(args).await.map(|()| 0)?),

@@ -127,6 +127,83 @@ fn without_a_control_plane_traffic_goes_on() -> Result<()> {
     Ok(())
 }
 
+/// Whether a process runs where somebody listens on the port that outbound connections are
+/// redirected to.
+fn is_captured(pid: i32) -> Result<bool> {
+    let outbound = format!(":{:04X}", 15001);
+    let sockets = std::fs::read_to_string(format!("/proc/{pid}/net/tcp6"))?;
+    Ok(sockets.lines().any(|line| {
+        let local = line.split_whitespace().nth(1);
+        local.is_some_and(|local| local.ends_with(&outbound))
+    }))
+}
+
+/// Every process of `details` that runs is captured; how many there are.
+fn all_captured(cluster: &Cluster) -> Result<usize> {
+    let mut running = 0;
+    for pid in cluster.processes("details")? {
+        // One that ends between the two looks needs no capture.
+        if let Ok(captured) = is_captured(pid) {
+            ensure!(captured, "process {pid} runs outside the mesh");
+            running += 1;
+        }
+    }
+    Ok(running)
+}
+
+fn available(cluster: &Cluster, replicas: usize) -> Result<()> {
+    eventually(90, || {
+        let path = "jsonpath={.status.availableReplicas}";
+        let found = cluster.kubectl(&format!("get -n bookinfo deploy/details-v1 -o {path}"))?;
+        ensure!(found.trim() == replicas.to_string(), "{found} available");
+        Ok(())
+    })
+}
+
+#[test]
+fn while_the_api_server_is_paused_no_pod_starts_uncaptured() -> Result<()> {
+    let cluster = Cluster::with_bookinfo("pause-api", true)?;
+    let server = cluster.processes("apiserver")?;
+    ensure!(!server.is_empty(), "no API server was found");
+    let signal = |signal| {
+        server
+            .iter()
+            .try_for_each(|pid| kill(Pid::from_raw(*pid), signal))
+    };
+
+    let mut held_back = 0;
+    // The pause meets the new pods in another stage of their start each time.
+    for (round, wait) in [0, 20, 60, 120, 250].into_iter().enumerate() {
+        let replicas = 3 * (round + 1);
+        let scale = format!("scale -n bookinfo deployment/details-v1 --replicas={replicas}");
+        cluster.kubectl(&scale)?;
+        std::thread::sleep(Duration::from_millis(wait));
+        signal(Signal::SIGSTOP)?;
+        let checked = (0..10).try_fold(0, |_, _| {
+            std::thread::sleep(Duration::from_millis(300));
+            all_captured(&cluster)
+        });
+        signal(Signal::SIGCONT)?;
+        held_back += replicas.saturating_sub(checked?);
+        available(&cluster, replicas)?;
+        ensure!(
+            all_captured(&cluster)? == replicas,
+            "not all {replicas} pods run"
+        );
+    }
+    ensure!(held_back > 0, "the pauses came too late to meet any start");
+
+    // The check can fail: outside the mesh nobody listens.
+    cluster.kubectl("label namespace bookinfo istio.io/dataplane-mode-")?;
+    eventually(30, || {
+        ensure!(
+            all_captured(&cluster).is_err(),
+            "still captured without the label"
+        );
+        Ok(())
+    })
+}
+
 #[test]
 fn while_the_node_agent_is_paused_no_new_pod_starts() -> Result<()> {
     let cluster = Cluster::with_bookinfo("pause-agent", true)?;

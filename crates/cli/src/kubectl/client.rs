@@ -36,11 +36,6 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// `pods`, or `deployments.apps`.
-    pub fn qualified(&self) -> String {
-        qualified(&self.group, &self.plural)
-    }
-
     /// `pod`, or `deployment.apps`, as printed before a name.
     pub fn printed(&self) -> String {
         qualified(&self.group, &self.singular)
