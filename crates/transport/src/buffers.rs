@@ -49,6 +49,11 @@ impl Buffer {
         unsafe { self.0.set_len(self.0.len() + more) };
     }
 
+    /// Copies bytes to the end. If they do not fit, the buffer grows and will not be kept.
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
     /// Shares what has been written.
     pub(crate) fn into_bytes(mut self) -> Bytes {
         if self.0.capacity() < LARGE {
@@ -66,7 +71,7 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.0.capacity() < LARGE {
+        if self.0.capacity() != LARGE {
             return;
         }
         let mut buffer = std::mem::take(&mut self.0);

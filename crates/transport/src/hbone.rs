@@ -7,6 +7,7 @@
 
 pub mod client;
 mod error;
+mod flush;
 mod head;
 mod ping;
 pub mod pool;

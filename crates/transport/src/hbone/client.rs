@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::error::{connect_error, text};
+use super::flush::{self, Deferred, Flusher};
 use super::head::BAGGAGE;
 use super::ping::Pinger;
 use super::{Baggage, ConnectError, ConnectRequest, Http2Settings, SMALL_FRAME_BUDGET, Stream};
@@ -90,6 +91,7 @@ impl Tunnel {
     {
         let peer = tls.peer_identity().cloned();
         let negotiated = tls.negotiated();
+        let (transport, flusher) = flush::split(tls);
         let (send, mut connection) = h2::client::Builder::new()
             .initial_window_size(settings.stream_window)
             .initial_connection_window_size(settings.connection_window)
@@ -99,14 +101,14 @@ impl Tunnel {
             .max_send_buffer_size(settings.send_buffer)
             .enable_push(false)
             .data_frame_budget(SMALL_FRAME_BUDGET)
-            .handshake(tls)
+            .handshake(transport)
             .await
             .map_err(|e| ConnectError::Http2Handshake(text(&e)))?;
         let closed = Arc::new(AtomicBool::new(false));
         let pinger = connection
             .ping_pong()
             .map(|pings| Pinger::new(pings, settings.ping_interval, settings.ping_timeout));
-        tokio::spawn(drive(connection, pinger, closed.clone()));
+        tokio::spawn(drive(connection, flusher, pinger, closed.clone()));
         Ok(Self(Arc::new(Shared {
             send,
             peer,
@@ -242,7 +244,8 @@ impl Drop for InUse {
 
 /// Does the connection's work until it ends, or until the peer stops answering.
 async fn drive<T>(
-    mut connection: h2::client::Connection<T, Bytes>,
+    mut connection: h2::client::Connection<Deferred<T>, Bytes>,
+    flusher: Flusher<T>,
     mut pinger: Option<Pinger>,
     closed: Arc<AtomicBool>,
 ) where
@@ -253,6 +256,10 @@ async fn drive<T>(
             if let Err(e) = result {
                 tracing::debug!("tunnel ended: {e}");
             }
+            return Poll::Ready(());
+        }
+        if let Poll::Ready(Err(e)) = flusher.poll(cx) {
+            tracing::debug!("tunnel ended: {e}");
             return Poll::Ready(());
         }
         match pinger.as_mut().map(|p| p.poll_timeout(cx)) {

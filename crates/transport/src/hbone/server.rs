@@ -10,6 +10,7 @@ use h2::server::SendResponse;
 use http::{HeaderValue, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::flush::{self, Deferred, Flusher};
 use super::ping::Pinger;
 use super::{
     Baggage, ConnectHead, Http2Settings, SMALL_FRAME_BUDGET, Stream, TunnelError, head::BAGGAGE,
@@ -21,7 +22,8 @@ use crate::tls::TlsStream;
 /// [`accept`](Self::accept) also does the tunnel's own work (windows, pings, sending), so it must be
 /// awaited again and again until it returns `None`, while requests are served in tasks of their own.
 pub struct Connection<IO> {
-    http: h2::server::Connection<TlsStream<IO>, Bytes>,
+    http: h2::server::Connection<Deferred<TlsStream<IO>>, Bytes>,
+    flusher: Flusher<TlsStream<IO>>,
     pinger: Option<Pinger>,
     peer: Option<Identity>,
     peer_address: SocketAddr,
@@ -37,6 +39,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         settings: &Http2Settings,
     ) -> Result<Self, TunnelError> {
         let peer = tls.peer_identity().cloned();
+        let (transport, flusher) = flush::split(tls);
         let mut http = h2::server::Builder::new()
             .initial_window_size(settings.stream_window)
             .initial_connection_window_size(settings.connection_window)
@@ -45,7 +48,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             .max_concurrent_streams(settings.max_concurrent_streams)
             .max_send_buffer_size(settings.send_buffer)
             .data_frame_budget(SMALL_FRAME_BUDGET)
-            .handshake(tls)
+            .handshake(transport)
             .await
             .map_err(|e| TunnelError::Handshake(e.to_string()))?;
         let pinger = http
@@ -54,6 +57,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         let peer_address = crate::socket::canonical(peer_address);
         Ok(Self {
             http,
+            flusher,
             pinger,
             peer,
             peer_address,
@@ -81,7 +85,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         if self.failed {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(next) = self.http.poll_accept(cx) {
+        let next = self.http.poll_accept(cx);
+        // Also when there is a request: the caller may take its time with it.
+        let flushed = self.flusher.poll(cx);
+        if let Poll::Ready(next) = next {
             return Poll::Ready(next.map(|result| match result {
                 Ok((request, respond)) => Ok(self.request(request, respond)),
                 Err(e) => {
@@ -90,12 +97,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                 }
             }));
         }
+        if let Poll::Ready(Err(e)) = flushed {
+            self.failed = true;
+            return Poll::Ready(Some(Err(TunnelError::Io(e))));
+        }
         if let Some(pinger) = &mut self.pinger
             && pinger.poll_timeout(cx).is_ready()
         {
             // The GOAWAY that this queues is worth one attempt; the peer is not listening.
             self.http.abrupt_shutdown(h2::Reason::NO_ERROR);
             let _ = self.http.poll_closed(cx);
+            let _ = self.flusher.poll(cx);
             self.failed = true;
             return Poll::Ready(Some(Err(TunnelError::PingTimeout)));
         }

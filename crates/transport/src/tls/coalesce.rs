@@ -2,8 +2,8 @@
 //!
 //! The TLS library makes a record, and its adapter a system call, of every write. HTTP/2 writes
 //! each frame by itself and flushes when it has no more, so with many streams on a tunnel what
-//! could be one record and one call would be dozens. This adapter collects small writes up to the
-//! size of a record; large ones pass by, behind what was collected.
+//! could be one record and one call would be dozens. This adapter collects small writes; large ones
+//! pass by, behind what was collected. It holds a buffer only while something is in it.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,16 +11,16 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The plaintext of a full record.
+use crate::buffers::{Buffer, LARGE};
+
+/// The plaintext of a full record: what is as large gains nothing by being copied.
 const RECORD: usize = 16 * 1024;
-/// What is kept while nothing is collected: an idle tunnel should not hold a record's worth.
-const KEPT: usize = 1024;
 /// Slices of a large write that are passed on together.
 const SLICES: usize = 16;
 
 pub(crate) struct Coalesce<IO> {
     io: IO,
-    collected: Vec<u8>,
+    collected: Option<Buffer>,
     /// How much of it has been written.
     written: usize,
 }
@@ -29,7 +29,7 @@ impl<IO> Coalesce<IO> {
     pub(crate) fn new(io: IO) -> Self {
         Self {
             io,
-            collected: Vec::new(),
+            collected: None,
             written: 0,
         }
     }
@@ -38,48 +38,55 @@ impl<IO> Coalesce<IO> {
         &self.io
     }
 
-    fn waiting(&self) -> usize {
-        self.collected.len() - self.written
-    }
-
     fn forget_written(&mut self) {
         self.written = 0;
-        self.collected.clear();
-        self.collected.shrink_to(KEPT);
+        self.collected = None;
     }
+}
+
+/// What has been collected and not written. Not a method, so that the transport can be borrowed
+/// beside it.
+fn waiting(collected: &Option<Buffer>, written: usize) -> &[u8] {
+    collected
+        .as_ref()
+        .map_or(&[], |buffer| &buffer.as_ref()[written..])
 }
 
 impl<IO: AsyncWrite + Unpin> Coalesce<IO> {
     /// Writes what has been collected.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.waiting() > 0 {
-            let rest = &self.collected[self.written..];
+        loop {
+            let rest = waiting(&self.collected, self.written);
+            if rest.is_empty() {
+                self.forget_written();
+                return Poll::Ready(Ok(()));
+            }
             match ready!(Pin::new(&mut self.io).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 n => self.written += n,
             }
         }
-        self.forget_written();
-        Poll::Ready(Ok(()))
     }
 
     /// Writes what has been collected and, in the same records, of `bufs` what fits.
     fn poll_pass(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
+            let rest = waiting(&self.collected, self.written);
             let mut slices = [IoSlice::new(&[]); SLICES];
-            slices[0] = IoSlice::new(&self.collected[self.written..]);
+            slices[0] = IoSlice::new(rest);
             let count = bufs.len().min(SLICES - 1);
             for (slot, buf) in slices[1..].iter_mut().zip(bufs) {
                 *slot = IoSlice::new(buf);
             }
+            let before = rest.len();
             let n = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..=count]))?;
-            let own = n.min(self.waiting());
-            self.written += own;
-            if self.waiting() == 0 {
+            if n >= before {
                 self.forget_written();
+            } else {
+                self.written += n;
             }
-            if n > own {
-                return Poll::Ready(Ok(n - own));
+            if n > before {
+                return Poll::Ready(Ok(n - before));
             }
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -107,11 +114,12 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Coalesce<IO> {
         if total >= RECORD {
             return this.poll_pass(cx, bufs);
         }
-        if this.waiting() + total > RECORD {
+        if waiting(&this.collected, 0).len() + total > LARGE {
             ready!(this.poll_drain(cx))?;
         }
-        for buf in bufs {
-            this.collected.extend_from_slice(buf);
+        if total > 0 {
+            let collected = this.collected.get_or_insert_with(|| Buffer::take(LARGE));
+            bufs.iter().for_each(|buf| collected.append(buf));
         }
         Poll::Ready(Ok(total))
     }
