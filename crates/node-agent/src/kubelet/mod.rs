@@ -92,7 +92,7 @@ pub async fn run(config: KubeletConfig, stop: CancellationToken) -> Result<(), K
             config.cni.conf_dir.clone(),
             config.cni.bin_dirs.clone(),
         ),
-        services: services::Services::start(config.client.clone()),
+        services: services::Services::watch(config.client.clone()),
         objects: objects::Objects::new(config.client.clone()),
         events: events::Recorder::new(config.client.clone(), config.node_name.clone()),
         pods: pods::PodTable::default(),

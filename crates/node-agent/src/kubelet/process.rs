@@ -137,10 +137,13 @@ fn reap(pidfd: &OwnedFd) -> Exit {
             code: 128 + signal as i32,
             signal: signal as i32,
         },
-        _ => Exit {
-            code: 255,
-            signal: 0,
-        },
+        other => {
+            tracing::error!("a process ended, but not as expected: {other:?}");
+            Exit {
+                code: 255,
+                signal: 0,
+            }
+        }
     }
 }
 

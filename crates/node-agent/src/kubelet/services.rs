@@ -1,8 +1,6 @@
 //! Environment variables of services, as the kubelet gives them to containers: the API server's
 //! address always, the namespace's services unless the pod declines (`enableServiceLinks: false`).
 
-use std::time::Duration;
-
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
@@ -10,18 +8,20 @@ use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::sync::watch;
 
+use super::node::API_TIMEOUT;
+
 /// The services of the cluster, watched.
 pub(crate) struct Services {
     store: Store<Service>,
-    /// Whether the first list is complete. Not the store's own future for that: it wakes one
-    /// waiter only, and several pods may start at once.
+    /// Whether the first list is complete. Not the store's own way of waiting, which wakes only one
+    /// of several waiters.
     listed: watch::Receiver<bool>,
     task: tokio::task::AbortHandle,
 }
 
 impl Services {
     /// Starts watching.
-    pub(crate) fn start(client: kube::Client) -> Self {
+    pub(crate) fn watch(client: kube::Client) -> Self {
         let (store, writer) = reflector::store();
         let stream = watcher(Api::<Service>::all(client), watcher::Config::default());
         let mut stream = reflector::reflector(writer, stream)
@@ -54,10 +54,10 @@ impl Services {
         links: bool,
     ) -> Result<Vec<(String, String)>, String> {
         let mut listed = self.listed.clone();
-        tokio::time::timeout(Duration::from_secs(10), listed.wait_for(|listed| *listed))
-            .await
-            .map_err(|_| "services have not been listed at least once".to_string())?
-            .map_err(|error| error.to_string())?;
+        match tokio::time::timeout(API_TIMEOUT, listed.wait_for(|listed| *listed)).await {
+            Ok(Ok(_)) => {}
+            _ => return Err("services have not been listed at least once".to_string()),
+        }
         let mut services = self.store.state();
         services.sort_by_key(|service| service.metadata.name.clone());
         Ok(services

@@ -54,7 +54,10 @@ struct Pods {
 
 impl Pods {
     fn apply(&mut self, event: Event<Pod>) {
-        self.workers.retain(|_, worker| !worker.task.is_finished());
+        // A finished worker stays until its pod is gone, or news that was under way would start one
+        // more.
+        self.workers
+            .retain(|_, worker| !(worker.task.is_finished() && worker.desired.borrow().removed));
         match event {
             Event::Init => self.listed.clear(),
             Event::InitApply(pod) => {

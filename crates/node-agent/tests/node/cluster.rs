@@ -188,7 +188,7 @@ impl Cluster {
     /// Ends the kubelet and says how it ended.
     pub async fn stop(self) -> Result<(), String> {
         self.stop.cancel();
-        let ended = tokio::time::timeout(Duration::from_secs(20), self.kubelet).await;
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.kubelet).await;
         ended
             .map_err(|_| "did not end".to_string())?
             .map_err(|e| e.to_string())?
@@ -219,7 +219,7 @@ impl Cluster {
 
     /// Waits until the pod's status satisfies a condition; fails with the last status.
     pub async fn until(&self, name: &str, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let pod = self.pods().get(name).await.unwrap();
             let pod = serde_json::to_value(pod).unwrap();
@@ -240,7 +240,7 @@ impl Cluster {
     }
 
     pub async fn until_gone(&self, name: &str) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while self.pods().get_opt(name).await.unwrap().is_some() {
             assert!(Instant::now() < deadline, "{name} is still there");
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -256,7 +256,7 @@ impl Cluster {
 
     /// Waits for a text in the pod's log.
     pub async fn until_logged(&self, name: &str, text: &str) -> String {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let logs = self
                 .pods()
@@ -294,7 +294,7 @@ impl Cluster {
 
     /// Waits for an event that contains a text.
     pub async fn until_event(&self, name: &str, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let events = self.events(name).await;
             if events.iter().any(|event| event.contains(text)) {

@@ -51,7 +51,7 @@ pub async fn run(filter: Option<String>) -> bool {
     let mut failed = Vec::new();
     let count = running.len();
     for (name, since, task) in running {
-        let outcome = tokio::time::timeout(Duration::from_secs(120), task).await;
+        let outcome = tokio::time::timeout(Duration::from_secs(300), task).await;
         let passed = matches!(outcome, Ok(Ok(())));
         println!(
             "test {name} ... {} ({:.1} s)",

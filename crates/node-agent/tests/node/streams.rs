@@ -39,7 +39,7 @@ pub async fn run(
         .read_to_string(&mut output)
         .await
         .unwrap();
-    let status = tokio::time::timeout(Duration::from_secs(10), status)
+    let status = tokio::time::timeout(Duration::from_secs(60), status)
         .await
         .unwrap()
         .unwrap_or_default();
@@ -73,7 +73,7 @@ pub async fn logs_with_options(cluster: &Cluster) {
     };
     let mut lines = pods.log_stream("logs", &follow).await.unwrap().lines();
     run(cluster, "logs", &["touch", "/tmp/go"], None).await;
-    let line = tokio::time::timeout(Duration::from_secs(10), lines.next())
+    let line = tokio::time::timeout(Duration::from_secs(60), lines.next())
         .await
         .unwrap()
         .unwrap()
@@ -86,7 +86,7 @@ pub async fn logs_with_options(cluster: &Cluster) {
     assert!(pods.logs("logs", &unknown).await.is_err());
     cluster.delete("logs").await;
     // The stream of a deleted pod ends.
-    let end = tokio::time::timeout(Duration::from_secs(40), lines.next())
+    let end = tokio::time::timeout(Duration::from_secs(60), lines.next())
         .await
         .unwrap();
     assert!(end.is_none(), "{end:?}");
@@ -158,7 +158,7 @@ pub async fn exec_with_input_output_and_status(cluster: &Cluster) {
         .unwrap();
     let mut output = String::new();
     tokio::time::timeout(
-        Duration::from_secs(10),
+        Duration::from_secs(60),
         attached.stdout().unwrap().read_to_string(&mut output),
     )
     .await
@@ -186,7 +186,7 @@ pub async fn exec_with_input_output_and_status(cluster: &Cluster) {
     let mut stdout = attached.stdout().unwrap();
     stdin.write_all(b"word\n").await.unwrap();
     let mut buffer = [0; 64];
-    let count = tokio::time::timeout(Duration::from_secs(10), stdout.read(&mut buffer))
+    let count = tokio::time::timeout(Duration::from_secs(60), stdout.read(&mut buffer))
         .await
         .unwrap()
         .unwrap();
@@ -209,7 +209,7 @@ pub async fn port_forwarding_reaches_loopback(cluster: &Cluster) {
     let mut stream = forwarder.take_stream(7000).unwrap();
     stream.write_all(b"hello").await.unwrap();
     let mut answer = String::new();
-    tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut answer))
+    tokio::time::timeout(Duration::from_secs(60), stream.read_to_string(&mut answer))
         .await
         .unwrap()
         .unwrap();

@@ -3,7 +3,8 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -34,6 +35,14 @@ pub(super) fn clone_sibling() -> io::Result<Option<libc::pid_t>> {
         0 => Ok(None),
         pid => Ok(Some(pid as libc::pid_t)),
     }
+}
+
+/// Kills a process that cannot be handed over.
+pub(super) fn kill(pid: libc::pid_t) {
+    let _ = nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGKILL,
+    );
 }
 
 /// Moves this process into the cgroups whose `cgroup.procs` files are given.
@@ -112,7 +121,6 @@ pub(super) fn loopback_up() -> io::Result<()> {
     request.ifr_name[0] = b'l' as libc::c_char;
     request.ifr_name[1] = b'o' as libc::c_char;
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    use std::os::fd::AsRawFd;
     // SAFETY: SIOCSIFFLAGS reads an ifreq; `request` lives for the whole call.
     if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) } < 0 {
         return Err(io::Error::last_os_error());
@@ -124,6 +132,17 @@ pub(super) fn loopback_up() -> io::Result<()> {
 pub(super) fn take_terminal() -> io::Result<()> {
     // SAFETY: TIOCSCTTY takes an integer argument; descriptor 0 is open.
     if unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Closes this process's end of a stream by putting standard input, which is `/dev/null`, in its
+/// place. Others that share the open socket keep it.
+pub(super) fn replace_by_null(stream: &UnixStream) -> io::Result<()> {
+    // SAFETY: both descriptors are open; afterwards the stream's number names another open file,
+    // which the stream still owns.
+    if unsafe { libc::dup3(0, stream.as_raw_fd(), libc::O_CLOEXEC) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

@@ -128,7 +128,8 @@ fn clone_child(
     body: impl FnOnce(&mut UnixStream) -> Result<std::convert::Infallible, InitError>,
 ) -> Result<(), InitError> {
     match kernel::clone_sibling().step("clone")? {
-        Some(pid) => announce(channel, pid),
+        // Nobody would know of a process that was not announced.
+        Some(pid) => announce(channel, pid).inspect_err(|_| kernel::kill(pid)),
         None => {
             let Err(error) = body(channel);
             report(channel, &error);

@@ -39,10 +39,9 @@ fn become_init(spec: &SandboxSpec, channel: &mut UnixStream) -> Result<Infallibl
         }
     }
     empty_root(&spec.scratch)?;
-    // Anything written from here on would be read as failure; closing says "ready".
-    channel
-        .shutdown(std::net::Shutdown::Both)
-        .step("report ready")?;
+    // The end of the channel says "ready". Only our end of it: the helper may not have reported our
+    // process id yet, so the socket that we share with it must not be shut down.
+    kernel::replace_by_null(channel).step("report ready")?;
     supervise(&signals)
 }
 
