@@ -146,6 +146,18 @@ fn phase(input: &StatusInput<'_>, policy: RestartPolicy) -> &'static str {
     }
 }
 
+/// Whether the API server shows a condition of this pod otherwise than its kubelet does. Others write
+/// conditions too: a node that seemed lost has its pods marked as not ready.
+pub(crate) fn is_overridden(shown: &PodStatus, wanted: &PodStatus) -> bool {
+    let shown = shown.conditions.as_deref().unwrap_or_default();
+    let wanted = wanted.conditions.as_deref().unwrap_or_default();
+    shown.iter().any(|shown| {
+        wanted
+            .iter()
+            .any(|wanted| wanted.type_ == shown.type_ && wanted.status != shown.status)
+    })
+}
+
 /// Whether a phase is final.
 pub(crate) fn is_final(phase: Option<&str>) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
@@ -427,6 +439,20 @@ mod tests {
         assert_eq!(phase_of("Never", vec![ended(1)], vec![waiting()]), "Failed");
         assert_eq!(phase_of("OnFailure", vec![], vec![ended(1)]), "Running");
         assert_eq!(phase_of("OnFailure", vec![], vec![ended(0)]), "Succeeded");
+    }
+
+    #[test]
+    fn a_condition_that_others_changed_is_noticed() {
+        let wanted = status("Always", vec![], vec![running()]);
+        let mut shown = wanted.clone();
+        assert!(!is_overridden(&shown, &wanted));
+        assert!(!is_overridden(&PodStatus::default(), &wanted));
+        for condition in shown.conditions.iter_mut().flatten() {
+            if condition.type_ == "Ready" {
+                condition.status = "False".into();
+            }
+        }
+        assert!(is_overridden(&shown, &wanted));
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub async fn run(filter: Option<String>) -> bool {
         workloads::probes_decide_readiness_and_life,
         workloads::host_network_pods_share_the_nodes,
         workloads::a_lost_sandbox_is_made_again,
+        workloads::a_condition_that_others_changed_is_put_right,
         workloads::termination_messages_and_grace,
         streams::logs_with_options,
         streams::exec_with_input_output_and_status,

@@ -637,6 +637,23 @@ pub async fn a_lost_sandbox_is_made_again(cluster: &Cluster) {
     cluster.delete("lost").await;
 }
 
+pub async fn a_condition_that_others_changed_is_put_right(cluster: &Cluster) {
+    cluster.script("overridden", "sleep 1000").await;
+    cluster.until_ready("overridden").await;
+    // What a controller does to the pods of a node that seems lost.
+    let lost = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    let patch = kube::api::Patch::Strategic(lost);
+    let changed = cluster
+        .pods()
+        .patch_status("overridden", &Default::default(), &patch)
+        .await
+        .unwrap();
+    let changed = serde_json::to_value(changed).unwrap();
+    assert_eq!(condition(&changed, "Ready"), "False");
+    cluster.until_ready("overridden").await;
+    cluster.delete("overridden").await;
+}
+
 pub async fn termination_messages_and_grace(cluster: &Cluster) {
     let spec = json!({"restartPolicy": "Never", "containers": [shell("c", "echo reason > /dev/termination-log; exit 4")]});
     cluster.create("message", spec).await;

@@ -80,6 +80,8 @@ pub(crate) struct PodWorker {
     retry_at: Instant,
     started_at: Timestamp,
     status: Option<PodStatus>,
+    /// Version of the object that has been compared with the status.
+    compared: Option<String>,
     publisher: publish::Publisher,
 }
 
@@ -116,6 +118,7 @@ impl PodWorker {
             failures: 0,
             retry_at: Instant::now(),
             status: None,
+            compared: None,
         }
     }
 
@@ -439,7 +442,16 @@ impl PodWorker {
 
     fn publish(&mut self) {
         let status = self.build_status();
-        if self.status.as_ref() != Some(&status) {
+        // Once for each version: news that lags behind our own writes costs a write too many at most.
+        let version = &self.pod.metadata.resource_version;
+        let shown = self
+            .pod
+            .status
+            .as_ref()
+            .filter(|_| *version != self.compared);
+        let overridden = shown.is_some_and(|shown| status::is_overridden(shown, &status));
+        self.compared.clone_from(version);
+        if overridden || self.status.as_ref() != Some(&status) {
             self.publisher.publish(status.clone());
             self.status = Some(status);
         }
