@@ -155,7 +155,12 @@ fn available(cluster: &Cluster, replicas: usize) -> Result<()> {
     eventually(90, || {
         let path = "jsonpath={.status.availableReplicas}";
         let found = cluster.kubectl(&format!("get -n bookinfo deploy/details-v1 -o {path}"))?;
-        ensure!(found.trim() == replicas.to_string(), "{found} available");
+        ensure!(
+            found.trim() == replicas.to_string(),
+            "{found} of {replicas} are available: {}{}",
+            cluster.kubectl("get pods -n bookinfo -l app=details -o wide")?,
+            cluster.kubectl("get events -n bookinfo --field-selector type=Warning")?
+        );
         Ok(())
     })
 }

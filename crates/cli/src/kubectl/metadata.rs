@@ -119,7 +119,7 @@ async fn change(
             (None, Some(_)) => {
                 patch.insert(key.clone(), Value::Null);
             }
-            (None, None) if field == Field::Labels => eprintln!("label {key:?} not found."),
+            (None, None) if field == Field::Labels => println!("label {key:?} not found."),
             _ => {}
         }
     }

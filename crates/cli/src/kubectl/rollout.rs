@@ -36,6 +36,9 @@ pub async fn run(cluster: &Cluster, args: Rollout) -> anyhow::Result<i32> {
     }
 }
 
+/// Where the time of a restart stands, to the second: a change of it makes new pods.
+const RESTARTED_AT: &str = "/spec/template/metadata/annotations/kubectl.kubernetes.io~1restartedAt";
+
 async fn restart(cluster: &Cluster, what: &[String]) -> anyhow::Result<i32> {
     let now = jiff::Timestamp::now()
         .strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -48,6 +51,12 @@ async fn restart(cluster: &Cluster, what: &[String]) -> anyhow::Result<i32> {
         let name = text(&object, "/metadata/name");
         if object.pointer("/spec/template").is_none() {
             bail!("error: {}/{name} restarting is not supported", kind.plural);
+        }
+        if text(&object, RESTARTED_AT) == now {
+            bail!(
+                "error: failed to create patch for {name}: if restart has already been triggered \
+                 within the past second, please wait before attempting to trigger another"
+            );
         }
         let url = kind.url(Some(text(&object, "/metadata/namespace")));
         let path = format!("{url}/{name}?fieldManager=kubectl-rollout");

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ pub struct Cluster {
     pub name: String,
     folder: tempfile::TempDir,
     kubectl: Option<PathBuf>,
+    /// Process id of the router, which every process of the cluster descends from.
+    router: OnceLock<String>,
 }
 
 impl Cluster {
@@ -28,6 +31,7 @@ impl Cluster {
             name: format!("{label}-{}-{number}", std::process::id()),
             folder: tempfile::tempdir()?,
             kubectl: find("kubectl"),
+            router: OnceLock::new(),
         };
         cluster.ambit(&format!("local up --name {}", cluster.name))?;
         Ok(cluster)
@@ -105,10 +109,7 @@ impl Cluster {
     /// Host process ids of the processes with `word` as one of their arguments, in this cluster
     /// alone.
     pub fn processes(&self, word: &str) -> Result<Vec<i32>> {
-        let init = self.status()?["routerPid"]
-            .as_i64()
-            .context("the status names no router")?;
-        let init = init.to_string();
+        let router = self.router()?;
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc")? {
             let pid = entry?.file_name().to_string_lossy().into_owned();
@@ -118,11 +119,22 @@ impl Cluster {
             let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line);
             let is = |argument: &str| argument.rsplit('/').next() == Some(word);
-            if line.split('\0').any(is) && descends(number, &init) {
+            if line.split('\0').any(is) && descends(number, router) {
                 found.push(number);
             }
         }
         Ok(found)
+    }
+
+    /// Asked once: the answer must be there while the API server does not answer.
+    fn router(&self) -> Result<&str> {
+        if let Some(router) = self.router.get() {
+            return Ok(router);
+        }
+        let status = self.status()?;
+        let pid = status["routerPid"].as_i64();
+        let pid = pid.context("the status names no router")?.to_string();
+        Ok(self.router.get_or_init(|| pid))
     }
 
     fn kubectl_program(&self) -> Command {
