@@ -11,4 +11,5 @@ mod listing;
 mod objects;
 mod patching;
 mod streaming;
+mod upstream;
 mod with_kubectl;

@@ -1,13 +1,15 @@
 //! Released definitions and samples of other projects, where a copy of them lies beside the
-//! project (`../shared/upstream`, or the folder that `AMBIT_UPSTREAM` names).
+//! project (`../shared/upstream`, or `upstream` in the folder that `AMBIT_SHARED` names).
 
 use crate::common::Cluster;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 fn folder() -> Option<PathBuf> {
-    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/upstream");
-    let folder = std::env::var_os("AMBIT_UPSTREAM").map_or_else(beside, PathBuf::from);
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+    let shared = std::env::var_os("AMBIT_SHARED").map_or_else(beside, PathBuf::from);
+    let folder = shared.join("upstream");
     if folder.is_dir() {
         return Some(folder);
     }
@@ -55,6 +57,7 @@ async fn definitions_install_twice_without_a_change() {
     let Some(folder) = folder() else { return };
     let cluster = Cluster::start().await;
     let mut count = 0;
+    let mut served = BTreeSet::new();
     for (file, object) in objects(&folder.join("crds")) {
         // The channels of the Gateway API hold the same definitions: one of them is enough.
         if object["kind"] != "CustomResourceDefinition" || file.to_string_lossy().contains("/standard/") {
@@ -67,15 +70,24 @@ async fn definitions_install_twice_without_a_change() {
             again["metadata"]["resourceVersion"], first.body["metadata"]["resourceVersion"],
             "{}: applied again, it changed", object["metadata"]["name"]
         );
+        served.extend(group_versions(&object));
         count += 1;
     }
     assert!(count > 20, "{count} definitions");
     // All of them are served, and described.
     let index = cluster.get("/openapi/v3").await.ok();
-    for group in ["apis/networking.istio.io/v1", "apis/gateway.networking.k8s.io/v1", "apis/security.istio.io/v1"] {
-        let url = index["paths"][group]["serverRelativeURL"].as_str().unwrap();
-        cluster.get(url).await.ok();
+    for group_version in served {
+        let url = index["paths"][&group_version]["serverRelativeURL"].as_str();
+        cluster.get(url.expect(&group_version)).await.ok();
     }
+}
+
+/// `apis/GROUP/VERSION` of each version that a definition serves.
+fn group_versions(definition: &Value) -> impl Iterator<Item = String> {
+    let group = &definition["spec"]["group"];
+    let versions = definition["spec"]["versions"].as_array().unwrap();
+    let served = versions.iter().filter(|version| version["served"] == true);
+    served.map(|version| format!("apis/{}/{}", group.as_str().unwrap(), version["name"].as_str().unwrap()))
 }
 
 #[tokio::test]
