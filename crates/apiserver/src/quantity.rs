@@ -1,5 +1,7 @@
 //! `resource.Quantity`: numbers with decimal or binary suffixes, in their canonical text form.
 
+use serde_json::Value;
+
 /// A parsed quantity: `value` times 10^-9, with the suffix family it was written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Quantity {
@@ -39,6 +41,24 @@ const DECIMAL: [(&str, i32); 10] = [
 /// no quantity.
 pub fn canonical(text: &str) -> Option<String> {
     Some(write(parse(text)?))
+}
+
+/// Whether an amount in an object, text or number, is less than nothing.
+pub fn is_negative(amount: &Value) -> bool {
+    nanos(amount).is_some_and(|n| n < 0)
+}
+
+/// Whether one amount in an object is more than another.
+pub fn exceeds(one: &Value, other: &Value) -> bool {
+    matches!((nanos(one), nanos(other)), (Some(a), Some(b)) if a > b)
+}
+
+fn nanos(amount: &Value) -> Option<i128> {
+    match amount {
+        Value::String(text) => parse(text),
+        other => parse(&other.to_string()),
+    }
+    .map(|quantity| quantity.nanos)
 }
 
 fn parse(text: &str) -> Option<Quantity> {
@@ -153,6 +173,8 @@ mod tests {
         ] {
             assert_eq!(canonical(from).as_deref(), Some(to), "{from}");
         }
+        assert!(exceeds(&"2".into(), &"1500m".into()) && !exceeds(&"1Ki".into(), &1024.into()));
+        assert!(is_negative(&"-1".into()) && !is_negative(&0.into()));
         for bad in ["", "x", "1.2.3", "1Q", "1 Gi", "--1", "1e999999999", "."] {
             assert_eq!(canonical(bad), None, "{bad}");
         }

@@ -94,6 +94,15 @@ impl Cause {
         }
     }
 
+    /// The field names something that is not there.
+    pub fn not_found(field: impl Into<String>, name: &str) -> Self {
+        Cause {
+            reason: "FieldValueNotFound",
+            field: field.into(),
+            message: format!("Not found: {name:?}"),
+        }
+    }
+
     /// The field must not be set or changed here.
     pub fn forbidden(field: impl Into<String>, why: &str) -> Self {
         Cause {

@@ -110,30 +110,59 @@ fn label_key(key: &str) -> bool {
     }
 }
 
+/// Why a text cannot be a key of a config map or secret.
+pub fn config_key(key: &str) -> Option<&'static str> {
+    let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if key.len() > 253 {
+        return Some("must be no more than 253 characters");
+    }
+    if key.is_empty() || !key.chars().all(inner) {
+        return Some(
+            "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+        );
+    }
+    match key {
+        "." => Some("must not be '.'"),
+        ".." => Some("must not be '..'"),
+        _ if key.starts_with("..") => Some("must not start with '..'"),
+        _ => None,
+    }
+}
+
 const BAD_KEY: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const BAD_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 
-/// Checks a map of labels; `field` is its path.
+/// The key of a label, alone at a path.
+pub fn label_name(key: &str, field: &str, causes: &mut Vec<Cause>) {
+    if !label_key(key) {
+        causes.push(Cause::invalid(field, &key.into(), BAD_KEY));
+    }
+}
+
+/// Why a text cannot be the value of a label.
+pub fn label_value(text: &str) -> Option<&'static str> {
+    if text.len() > 63 {
+        return Some("must be no more than 63 bytes");
+    }
+    (!text.is_empty() && !label_part(text)).then_some(BAD_VALUE)
+}
+
+/// Checks a map of labels of an object; `field` is its path.
 pub fn labels(value: &Value, field: &str, causes: &mut Vec<Cause>) {
-    let pointer = format!("/{}", field.replace('.', "/"));
-    for (key, value) in value
-        .pointer(&pointer)
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-    {
-        if !label_key(key) {
-            causes.push(Cause::invalid(field, &key.as_str().into(), BAD_KEY));
-        }
-        let text = value.as_str().unwrap_or_default();
-        if text.len() > 63 {
-            causes.push(Cause::invalid(
-                field,
-                value,
-                "must be no more than 63 bytes",
-            ));
-        } else if !text.is_empty() && !label_part(text) {
-            causes.push(Cause::invalid(field, value, BAD_VALUE));
+    labels_of(
+        value.pointer(&format!("/{}", field.replace('.', "/"))),
+        field,
+        causes,
+    );
+}
+
+/// Checks a map of labels at a path.
+pub fn labels_of(labels: Option<&Value>, field: &str, causes: &mut Vec<Cause>) {
+    let labels = labels.and_then(Value::as_object);
+    for (key, value) in labels.into_iter().flatten() {
+        label_name(key, field, causes);
+        if let Some(why) = label_value(value.as_str().unwrap_or_default()) {
+            causes.push(Cause::invalid(field, value, why));
         }
     }
 }

@@ -1,7 +1,15 @@
 //! Rules that an object must fulfil beyond its form. The messages are Kubernetes'.
 
+mod container;
+mod fields;
 mod meta;
+mod network;
 mod pod;
+mod policy;
+mod scheduling;
+mod security;
+mod service;
+mod volumes;
 mod workload;
 
 pub use meta::dns_subdomain;
@@ -13,7 +21,7 @@ use crate::{
     registry::{Resource, Schema},
     status::{ApiError, Cause, Result},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// A new object.
 pub fn on_create(api: &Api, resource: &Resource, value: &Value) -> Result<()> {
@@ -66,18 +74,23 @@ fn kind(api: &Api, resource: &Resource, value: &Value, causes: &mut Vec<Cause>) 
         return crd::validate(version, value, causes);
     }
     match (resource.group.as_ref(), resource.kind.as_ref()) {
-        ("", "Pod") => pod::spec(value.get("spec"), "spec", causes),
-        ("", "Service") => service(value, causes),
-        ("", "ConfigMap") => keys(value, &["data", "binaryData"], causes),
-        ("", "Secret") => keys(value, &["data"], causes),
+        ("", "Pod") => pod::pod(value, causes),
+        ("", "Service") => service::service(value, causes),
+        ("", "ConfigMap") => policy::config_map(value, causes),
+        ("", "Secret") => policy::secret(value, causes),
+        ("", "Endpoints") => network::endpoints(value, causes),
+        ("", "Node") => policy::node(value, causes),
         ("apps", "Deployment" | "ReplicaSet" | "DaemonSet" | "StatefulSet") => {
             workload::apps(value, causes);
         }
         ("batch", "Job") => workload::job(value, causes),
         ("rbac.authorization.k8s.io", kind) => rbac(kind, value, causes),
         ("apiextensions.k8s.io", _) => crd::check(api, value, causes),
-        ("coordination.k8s.io", _) => lease(value, causes),
-        ("discovery.k8s.io", "EndpointSlice") => endpoint_slice(value, causes),
+        ("autoscaling", "HorizontalPodAutoscaler") => policy::autoscaler(value, causes),
+        ("coordination.k8s.io", _) => policy::lease(value, causes),
+        ("discovery.k8s.io", "EndpointSlice") => network::endpoint_slice(value, causes),
+        ("networking.k8s.io", "NetworkPolicy") => network::policy(value, causes),
+        ("policy", "PodDisruptionBudget") => policy::budget(value, causes),
         _ => {}
     }
 }
@@ -108,7 +121,7 @@ fn immutable(resource: &Resource, current: &Value, next: &Value, causes: &mut Ve
         pod::update(current, next, causes);
     }
     if resource.is("", "Service") {
-        cluster_ip_kept(current, next, causes);
+        service::kept(current, next, causes);
     }
     let is_data =
         matches!(resource.kind.as_ref(), "ConfigMap" | "Secret") && resource.group.is_empty();
@@ -124,95 +137,17 @@ fn immutable(resource: &Resource, current: &Value, next: &Value, causes: &mut Ve
     }
 }
 
-fn cluster_ip_kept(current: &Value, next: &Value, causes: &mut Vec<Cause>) {
-    let external = |v: &Value| object::text(v, "/spec/type") == "ExternalName";
-    if external(current) || external(next) {
-        return;
-    }
-    let (before, after) = (
-        current.pointer("/spec/clusterIP"),
-        next.pointer("/spec/clusterIP"),
-    );
-    if before != after {
-        let shown = json!([after]);
-        causes.push(Cause::invalid(
-            "spec.clusterIPs[0]",
-            &shown,
-            "may not change once set",
-        ));
-    }
-}
-
-fn service(value: &Value, causes: &mut Vec<Cause>) {
-    let spec = value.get("spec").unwrap_or(&Value::Null);
-    let kind = object::text(spec, "/type");
-    const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-    if !TYPES.contains(&kind) {
-        causes.push(Cause::not_supported("spec.type", &kind.into(), &TYPES));
-    }
-    let ports = spec
-        .get("ports")
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let headless = object::text(spec, "/clusterIP") == "None";
-    if ports.is_empty() && !headless && kind != "ExternalName" {
-        causes.push(Cause::required("spec.ports", ""));
-    }
-    if kind == "ExternalName" && object::text(spec, "/externalName").is_empty() {
-        causes.push(Cause::required("spec.externalName", ""));
-    }
-    let mut names = std::collections::HashSet::new();
-    let mut numbers = std::collections::HashSet::new();
-    for (i, port) in ports.iter().enumerate() {
-        let path = format!("spec.ports[{i}]");
-        let name = object::text(port, "/name");
-        if name.is_empty() && ports.len() > 1 {
-            causes.push(Cause::required(format!("{path}.name"), ""));
-        } else if !name.is_empty() && !names.insert(name) {
-            causes.push(Cause::duplicate(format!("{path}.name"), &name.into()));
-        }
-        pod::port_number(port.get("port"), &format!("{path}.port"), causes);
-        pod::protocol(port, &path, causes);
-        let identity = (
-            port.get("port").map(Value::to_string),
-            object::text(port, "/protocol"),
-        );
-        if !numbers.insert(identity) {
-            causes.push(Cause::duplicate(path, port));
-        }
-    }
-}
-
-fn keys(value: &Value, fields: &[&str], causes: &mut Vec<Cause>) {
-    for field in fields {
-        for key in value
-            .get(*field)
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-            .map(|(k, _)| k)
-        {
-            let valid = !key.is_empty()
-                && key.len() <= 253
-                && key
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-                && key != "."
-                && !key.starts_with("..");
-            if !valid {
-                causes.push(Cause::invalid(
-                    format!("{field}[{key}]"),
-                    &key.as_str().into(),
-                    "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
-                ));
-            }
-        }
-    }
-}
-
 fn rbac(kind: &str, value: &Value, causes: &mut Vec<Cause>) {
     if kind.ends_with("Binding") {
+        let group = object::text(value, "/roleRef/apiGroup");
+        if group != "rbac.authorization.k8s.io" {
+            let allowed = ["rbac.authorization.k8s.io"];
+            causes.push(Cause::not_supported(
+                "roleRef.apiGroup",
+                &group.into(),
+                &allowed,
+            ));
+        }
         let role = object::text(value, "/roleRef/kind");
         let allowed: &[&str] = if kind == "RoleBinding" {
             &["ClusterRole", "Role"]
@@ -229,6 +164,9 @@ fn rbac(kind: &str, value: &Value, causes: &mut Vec<Cause>) {
         for (i, subject) in subjects.into_iter().flatten().enumerate() {
             let path = format!("subjects[{i}]");
             let of = object::text(subject, "/kind");
+            if object::text(subject, "/name").is_empty() {
+                causes.push(Cause::required(format!("{path}.name"), ""));
+            }
             if !matches!(of, "User" | "Group" | "ServiceAccount") {
                 let allowed = ["Group", "ServiceAccount", "User"];
                 causes.push(Cause::not_supported(
@@ -237,7 +175,8 @@ fn rbac(kind: &str, value: &Value, causes: &mut Vec<Cause>) {
                     &allowed,
                 ));
             }
-            if of == "ServiceAccount" && object::text(subject, "/namespace").is_empty() {
+            let nowhere = object::text(subject, "/namespace").is_empty();
+            if kind == "ClusterRoleBinding" && of == "ServiceAccount" && nowhere {
                 causes.push(Cause::required(format!("{path}.namespace"), ""));
             }
         }
@@ -278,49 +217,6 @@ fn rbac(kind: &str, value: &Value, causes: &mut Vec<Cause>) {
                 shown,
                 why,
             ));
-        }
-    }
-}
-
-fn lease(value: &Value, causes: &mut Vec<Cause>) {
-    for field in ["leaseDurationSeconds", "leaseTransitions"] {
-        let number = value
-            .pointer(&format!("/spec/{field}"))
-            .and_then(Value::as_i64);
-        let least = if field == "leaseTransitions" { 0 } else { 1 };
-        if let Some(n) = number.filter(|n| *n < least) {
-            let why = if least == 1 {
-                "must be greater than 0"
-            } else {
-                "must be greater than or equal to 0"
-            };
-            causes.push(Cause::invalid(format!("spec.{field}"), &n.into(), why));
-        }
-    }
-}
-
-fn endpoint_slice(value: &Value, causes: &mut Vec<Cause>) {
-    let kind = object::text(value, "/addressType");
-    if kind.is_empty() {
-        causes.push(Cause::required("addressType", ""));
-    } else if !matches!(kind, "IPv4" | "IPv6" | "FQDN") {
-        causes.push(Cause::not_supported(
-            "addressType",
-            &kind.into(),
-            &["FQDN", "IPv4", "IPv6"],
-        ));
-    }
-    for (i, endpoint) in value
-        .get("endpoints")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
-        let addresses = endpoint.get("addresses").and_then(Value::as_array);
-        if addresses.is_none_or(Vec::is_empty) {
-            let hint = "must contain at least 1 address";
-            causes.push(Cause::required(format!("endpoints[{i}].addresses"), hint));
         }
     }
 }
