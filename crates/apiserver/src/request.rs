@@ -59,8 +59,16 @@ impl Target {
             }
             _ => return target,
         };
+        // The old way to watch, which some clients keep.
+        let (rest, watched) = match rest {
+            ["watch", rest @ ..] if !rest.is_empty() => (rest, true),
+            rest => (rest, false),
+        };
         target.read_resource(rest);
-        target.verb = target.resource_verb(method, query);
+        target.verb = match target.resource_verb(method, query) {
+            "get" | "list" if watched => "watch",
+            verb => verb,
+        };
         if target.verb == "list" || target.verb == "watch" {
             // A list of one object by name is authorized like a read of that object.
             if let Some(name) = selected(query, "metadata.name=") {
@@ -73,11 +81,6 @@ impl Target {
 
     fn read_resource(&mut self, parts: &[&str]) {
         self.is_resource = true;
-        let parts = match parts {
-            // Old watch prefix; kept by some clients.
-            ["watch", rest @ ..] if !rest.is_empty() => rest,
-            other => other,
-        };
         let parts = match parts {
             ["namespaces", ns, resource, ..] if !matches!(*resource, "status" | "finalize") => {
                 self.namespace = ns.to_string();
@@ -216,6 +219,8 @@ mod tests {
             (t.verb, t.group.as_str(), t.namespace.as_str()),
             ("watch", "apps", "")
         );
+        let t = parse(Method::GET, "/api/v1/watch/namespaces/a/pods");
+        assert_eq!((t.verb, t.resource.as_str()), ("watch", "pods"));
         let t = parse(Method::POST, "/api/v1/namespaces?");
         assert_eq!(
             (t.verb, t.resource.as_str(), t.name.as_str()),
