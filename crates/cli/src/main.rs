@@ -30,6 +30,7 @@ struct Ambit {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one value, made once")]
 enum Command {
     /// Install or change the mesh
     #[command(visible_alias = "apply")]

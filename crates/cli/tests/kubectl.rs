@@ -1,7 +1,7 @@
 //! `ambit kubectl` against the API server, and beside the stock kubectl where one is installed:
 //! the same command must print the same.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{
     path::{Path, PathBuf},
