@@ -24,6 +24,7 @@ mod pod_gc;
 mod pods;
 mod replicaset;
 mod scheduler;
+mod taint_eviction;
 mod world;
 
 use std::future::Future;
@@ -99,6 +100,10 @@ pub async fn run(client: Client, config: ControllersConfig) -> Result<(), Contro
                 world.clone(),
                 config.node_grace_period,
             )),
+        ),
+        (
+            "taint-eviction",
+            Box::pin(taint_eviction::start(world.clone())),
         ),
         ("pod-gc", Box::pin(pod_gc::start(world.clone()))),
     ];

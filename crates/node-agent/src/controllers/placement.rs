@@ -162,19 +162,24 @@ pub(crate) fn untolerated(
 
 /// Whether any of the tolerations covers the taint.
 pub(crate) fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
-    tolerations.iter().any(|toleration| {
-        let effect = toleration.effect.as_deref().unwrap_or("");
-        let key = toleration.key.as_deref().unwrap_or("");
-        let value = toleration.value.as_deref().unwrap_or("");
-        let same_effect = effect.is_empty() || effect == taint.effect;
-        match toleration.operator.as_deref().unwrap_or("Equal") {
-            "Exists" => same_effect && (key.is_empty() || key == taint.key),
-            "Equal" | "" => {
-                same_effect && key == taint.key && value == taint.value.as_deref().unwrap_or("")
-            }
-            _ => false,
+    tolerations
+        .iter()
+        .any(|toleration| covers(toleration, taint))
+}
+
+/// Whether the toleration covers the taint.
+pub(crate) fn covers(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration.effect.as_deref().unwrap_or("");
+    let key = toleration.key.as_deref().unwrap_or("");
+    let value = toleration.value.as_deref().unwrap_or("");
+    let same_effect = effect.is_empty() || effect == taint.effect;
+    match toleration.operator.as_deref().unwrap_or("Equal") {
+        "Exists" => same_effect && (key.is_empty() || key == taint.key),
+        "Equal" | "" => {
+            same_effect && key == taint.key && value == taint.value.as_deref().unwrap_or("")
         }
-    })
+        _ => false,
+    }
 }
 
 /// Whether the node's condition `Ready` is true.
