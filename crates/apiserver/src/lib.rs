@@ -16,7 +16,6 @@ mod admission;
 mod api;
 mod apply;
 mod authn;
-mod cel;
 mod crd;
 mod decode;
 mod defaults;

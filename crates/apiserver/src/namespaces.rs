@@ -187,6 +187,7 @@ pub fn bootstrap(api: &Api) {
         );
     }
     let port = api.settings.advertise.port();
+    let address = api.services.addresses(1).next().map(|a| a.to_string());
     ensure(
         api,
         "",
@@ -195,7 +196,7 @@ pub fn bootstrap(api: &Api) {
         "default",
         json!({"metadata": {"name": "kubernetes",
                     "labels": {"component": "apiserver", "provider": "kubernetes"}},
-               "spec": {"clusterIP": api.services.address(1).to_string(),
+               "spec": {"clusterIP": address,
                     "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}]}}),
     );
     ensure(

@@ -54,7 +54,7 @@ pub struct Builder {
     listeners: Vec<TcpListener>,
     names: Vec<String>,
     advertise: Option<SocketAddr>,
-    service_cidr: Option<IpNet>,
+    service_cidrs: Vec<IpNet>,
     version: Option<String>,
     url: Option<String>,
 }
@@ -97,9 +97,10 @@ impl Builder {
         self
     }
 
-    /// Addresses of services; default 10.96.0.0/16. `kubernetes` gets the first one.
-    pub fn service_cidr(mut self, cidr: IpNet) -> Self {
-        self.service_cidr = Some(cidr);
+    /// Addresses of services, at most one range of each family, the default family first; default
+    /// 10.96.0.0/16. `kubernetes` gets the first address.
+    pub fn service_cidrs(mut self, cidrs: Vec<IpNet>) -> Self {
+        self.service_cidrs = cidrs;
         self
     }
 
@@ -128,15 +129,15 @@ impl Builder {
         }
         let first = addresses[0];
         let advertise = self.advertise.unwrap_or(first);
-        let cidr = match self.service_cidr {
-            Some(cidr) => cidr,
-            None => IpNet::V4(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16)),
-        };
+        if self.service_cidrs.is_empty() {
+            let range = ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16);
+            self.service_cidrs.push(range.into());
+        }
         let pki = match self.pki {
             Some(pki) => pki,
             None => ClusterPki::generate(Vec::<String>::new())?,
         };
-        let services = Allocator::new(cidr);
+        let services = Allocator::new(self.service_cidrs);
         let names = serving_names(&self.names, &addresses, advertise, &services);
         let acceptor = TlsAcceptor::from(Arc::new(tls::server(&pki, &pki.serving(&names)?)?));
         let (garbage, queue) = mpsc::unbounded_channel();
@@ -198,7 +199,7 @@ fn serving_names(
     ]
     .map(String::from)
     .to_vec();
-    names.push(services.address(1).to_string());
+    names.extend(services.addresses(1).map(|address| address.to_string()));
     names.push(advertise.ip().to_string());
     names.extend(
         addresses

@@ -55,7 +55,7 @@ pub(crate) fn api_server(arguments: &[String]) -> Result<()> {
             .listener(inside)
             .name(cluster.api.ip().to_string())
             .advertise((cluster.addresses().router(), API_PORT).into())
-            .service_cidr(cluster.service_subnet.into())
+            .service_cidrs(vec![cluster.service_subnet.into()])
             .version(VERSION)
             .url(cluster.url())
             .start()

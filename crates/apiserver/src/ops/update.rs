@@ -1,14 +1,10 @@
 //! Changing an object: all of it, or one of its parts.
 
-use super::{
-    Writer,
-    create::{has_generation, is_definition},
-    key,
-};
+use super::{Writer, create::has_generation, key};
 use crate::{
     admission,
     api::Api,
-    apply, crd, defaults, hooks,
+    apply, defaults, hooks,
     object::{self, Object},
     registry::{Resource, Schema},
     status::{ApiError, Cause, Result},
@@ -16,7 +12,7 @@ use crate::{
     validation,
 };
 use serde_json::Value;
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 /// Which part of an object a request may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,21 +55,12 @@ pub fn update(
     let target = key(resource, namespace, name);
     loop {
         let current = super::get(api, resource, namespace, name)?;
-        let shown = match resource.custom() {
-            Some(version) => crd::present(resource, version, current.value()),
-            None => Cow::Borrowed(current.value()),
-        };
-        let proposed = change(&shown, writer)?;
-        check_identity(resource, &shown, &proposed)?;
-        let next = prepare(api, resource, part, &shown, proposed, writer)?;
-        let Some(mut next) = next else {
-            return Ok(current);
-        };
+        let proposed = change(current.value(), writer)?;
+        check_identity(resource, current.value(), &proposed)?;
+        let next = prepare(api, resource, part, current.value(), proposed, writer)?;
+        let Some(next) = next else { return Ok(current) };
         if writer.dry_run {
             return Ok(Arc::new(Object::new(next, current.revision())));
-        }
-        if let Some(version) = resource.custom() {
-            next = crd::stored(version, next);
         }
         match api.store.update(&target, current.revision(), next) {
             Ok(updated) => {
@@ -144,10 +131,7 @@ fn prepare(
         admission::on_update(resource, current, &next, writer)?;
     }
     hooks::allocate(api, resource, &mut next, Some(current), writer.dry_run)?;
-    validation::on_update(resource, current, &next, part, writer)?;
-    if is_definition(resource) {
-        crd::settle(api, &mut next);
-    }
+    validation::on_update(api, resource, current, &next, part)?;
     if has_generation(resource) && spec_changed(resource, current, &next) {
         let generation = current
             .pointer("/metadata/generation")
