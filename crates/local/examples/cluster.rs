@@ -2,13 +2,17 @@
 //! and to see what a program must do to use it.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ambit_node_agent::cni::ptp;
 use ambit_node_agent::kubelet::{INIT_ARGUMENT, container_init_main};
 use clap::Parser;
+
+/// How long the tools wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The command `local` alone.
 #[derive(Parser)]
@@ -66,21 +70,31 @@ fn serve() -> i32 {
 
 /// Stands in for the tools image: prints the answer of `host:port`.
 fn get(arguments: &[String]) -> i32 {
-    let mut answer = String::new();
-    let asked = arguments
-        .first()
-        .map(TcpStream::connect)
-        .transpose()
-        .and_then(|stream| {
-            let mut stream = stream.ok_or(std::io::ErrorKind::InvalidInput)?;
-            stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-            stream.read_to_string(&mut answer)
-        });
-    match asked {
-        Ok(_) => println!("{}", answer.rsplit("\r\n").next().unwrap_or_default()),
+    let Some(target) = arguments.first() else {
+        return 2;
+    };
+    match ask(target) {
+        Ok(answer) => println!("{}", answer.rsplit("\r\n").next().unwrap_or_default()),
         Err(error) => println!("error: {error}"),
     }
     0
+}
+
+fn ask(target: &str) -> std::io::Result<String> {
+    let mut failure = std::io::ErrorKind::NotFound.into();
+    for address in target.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(mut stream) => {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer)?;
+                return Ok(answer);
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 fn command() -> ExitCode {

@@ -8,6 +8,7 @@ use ambit_apiserver::pki::{ClusterPki, KeyCert};
 use crate::addresses::{API_PORT, service_address};
 use crate::error::{LocalError, Result};
 use crate::state::{Cluster, Folder, write_private};
+use crate::system::POLICIES;
 
 /// Makes the cluster's keys, the administrator's kubeconfig for the host, and
 /// those of the parts inside.
@@ -23,9 +24,11 @@ pub(crate) fn create(folder: &Folder, cluster: &Cluster) -> Result<()> {
     let proxy = keys
         .issue_client("system:kube-proxy", None)
         .map_err(failed)?;
+    let policies = keys.issue_client(POLICIES, None).map_err(failed)?;
     let mut files = vec![
         ("controllers".to_owned(), controllers),
         ("proxy".to_owned(), proxy),
+        ("policies".to_owned(), policies),
     ];
     for node in &cluster.nodes {
         files.push((

@@ -6,7 +6,7 @@
 //!   └─ guardian             first process; on the host; cleans up at the end
 //!        └─ init            new PID, mount, network, UTS, IPC namespaces: the router
 //!             ├─ apiserver      listeners: 127.0.0.1 (opened on the host), the router's address
-//!             ├─ controllers    controllers, DNS, service addresses of the router
+//!             ├─ controllers    controllers, service addresses of the router
 //!             └─ NODE           one per node, each in namespaces of its own
 //!                  └─ agent     kubelet and service proxy; pods are its children
 //! ```
@@ -24,6 +24,7 @@ mod addresses;
 mod cleanup;
 mod commands;
 mod credentials;
+mod dns;
 mod error;
 mod guardian;
 mod init;
@@ -37,6 +38,7 @@ mod preflight;
 mod report;
 mod spawn;
 mod state;
+mod system;
 
 pub use commands::{Command, run};
 pub use error::LocalError;
@@ -47,6 +49,9 @@ pub const REAPER: &str = "local-reaper";
 pub const INIT: &str = "local-init";
 /// First argument of a node's processes.
 pub const NODE: &str = "local-node";
+
+/// First argument of the cluster's DNS server, which runs in a pod.
+pub const DNS: &str = "local-dns";
 
 /// The images that nodes know; the format is `ambit_node_agent::catalogue`'s.
 const CATALOGUE: &str = include_str!("catalogue.yaml");
@@ -60,6 +65,7 @@ pub fn reserved(first: &str, rest: &[String]) -> Option<i32> {
         .split_first()
         .map_or(("", rest), |(part, after)| (part.as_str(), after));
     let life: Box<dyn FnOnce() -> error::Result<()>> = match (first, part) {
+        (DNS, _) => Box::new(dns::main),
         (REAPER, _) => Box::new(|| guardian::main(rest)),
         (INIT, "cluster") => Box::new(|| init::main(after)),
         (INIT, "apiserver") => Box::new(|| parts::api_server(after)),

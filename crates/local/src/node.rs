@@ -2,8 +2,9 @@
 //!
 //! The first process makes the namespaces that it was started in into a
 //! machine (files, network, name), starts the agent, and waits for orphans.
-//! The agent is the kubelet and the service proxy; when it ends, the node
-//! ends with everything on it, and the cluster's init starts it again.
+//! The agent is the kubelet, the service proxy and the network policies; when
+//! it ends, the node ends with everything on it, and the cluster's init starts
+//! it again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +18,8 @@ use ambit_node_agent::catalogue::Catalogue;
 use ambit_node_agent::kubelet::{
     self, API_SERVER_CLIENT, CniConfig, KubeletConfig, PrimaryNetwork, ServerConfig,
 };
+use ambit_node_agent::network_policy::NetworkPolicies;
+use ambit_node_agent::nft::Family;
 use ambit_node_agent::service_proxy::{self, ServiceProxyConfig};
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1::Taint;
@@ -31,6 +34,7 @@ use crate::error::{Doing, LocalError, Result, file};
 use crate::kind::Role;
 use crate::mounts;
 use crate::network::{Network, be_router, block_on};
+use crate::parts::ending;
 use crate::state::{Cluster, Folder};
 use crate::{credentials, parts};
 
@@ -48,7 +52,7 @@ pub(crate) struct NodeStart {
     pub(crate) address: Ipv4Addr,
     router: Ipv4Addr,
     /// The node's end of its link, to be renamed.
-    link: String,
+    pub(crate) link: String,
     pods: Option<Ipv4Net>,
     dns: Ipv4Addr,
     role: Role,
@@ -57,9 +61,10 @@ pub(crate) struct NodeStart {
     labels: BTreeMap<String, String>,
     program: PathBuf,
     cgroup: String,
-    /// The kubelet's and the service proxy's kubeconfigs, as texts.
+    /// The kubeconfigs of kubelet, service proxy and network policies, as texts.
     kubeconfig: String,
     proxy_kubeconfig: String,
+    policies_kubeconfig: String,
     ca: String,
     /// The certificate and key with which the kubelet serves.
     serving: (String, String),
@@ -100,6 +105,7 @@ impl NodeStart {
             cgroup: format!("/{}/{}", cluster.cgroup(), record.name),
             kubeconfig: read(&record.name)?,
             proxy_kubeconfig: read("proxy")?,
+            policies_kubeconfig: read("policies")?,
             ca: keys.ca_pem().to_owned(),
             serving: (serving.cert_pem, serving.key_pem),
         })
@@ -195,32 +201,30 @@ fn write_files(start: &NodeStart) -> Result<()> {
     Ok(())
 }
 
-/// The life of the agent: kubelet and service proxy.
+/// The life of the agent: kubelet, service proxy and network policies.
 pub(crate) fn agent() -> Result<()> {
     let (start, _) = NodeStart::read()?;
     parts::run(async move {
-        let kubelet = start.kubelet().await?;
-        let proxy = parts::client(&start.proxy_kubeconfig).await?;
-        let config = ServiceProxyConfig {
+        let client = parts::client(&start.policies_kubeconfig).await?;
+        let policies = NetworkPolicies::new(client, start.name.clone(), vec![Family::V4]);
+        let kubelet = start.kubelet(policies.clone()).await?;
+        let client = parts::client(&start.proxy_kubeconfig).await?;
+        let proxy = ServiceProxyConfig {
             node_name: Some(start.name.clone()),
-            node_address: Some(start.address),
+            node_addresses: vec![IpAddr::V4(start.address)],
+            pod_subnets: start.pods.map(IpNet::V4).into_iter().collect(),
+            families: vec![Family::V4],
         };
-        let stop = CancellationToken::new();
         tokio::select! {
-            ended = kubelet::run(kubelet, stop) => {
-                let reason = ended.map_or_else(|error| error.to_string(), |()| "ended".to_owned());
-                Err(LocalError::Part { part: "the kubelet".to_owned(), reason })
-            }
-            ended = service_proxy::run(proxy, config) => {
-                let reason = ended.map_or_else(|error| error.to_string(), |()| "ended".to_owned());
-                Err(LocalError::Part { part: "the service proxy".to_owned(), reason })
-            }
+            end = kubelet::run(kubelet, CancellationToken::new()) => ending("the kubelet", end),
+            end = service_proxy::run(client, proxy) => ending("the service proxy", end),
+            end = policies.run() => ending("network policies", end),
         }
     })
 }
 
 impl NodeStart {
-    async fn kubelet(&self) -> Result<KubeletConfig> {
+    async fn kubelet(&self, policies: Arc<NetworkPolicies>) -> Result<KubeletConfig> {
         let part = |error: &dyn std::fmt::Display| LocalError::Part {
             part: "the node agent".to_owned(),
             reason: error.to_string(),
@@ -257,6 +261,7 @@ impl NodeStart {
                 }),
                 ..CniConfig::default()
             },
+            policies: Some(policies),
             cluster_dns: vec![IpAddr::V4(self.dns)],
             cluster_domain: parts::DOMAIN.to_owned(),
             resolv_conf: "/etc/resolv.conf".into(),

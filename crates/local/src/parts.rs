@@ -1,35 +1,29 @@
 //! The parts of the control plane: the API server, and the controllers with
-//! the router's service addresses and the cluster's DNS.
+//! the router's service addresses.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use ambit_apiserver::Server;
 use ambit_node_agent::controllers::{self, ControllersConfig};
-use ambit_node_agent::dns::{self, DnsConfig};
+use ambit_node_agent::nft::Family;
 use ambit_node_agent::service_proxy::{self, ServiceProxyConfig};
-use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config, Resource};
+use kube::{Client, Config};
 use serde_json::Value;
 
 use crate::addresses::API_PORT;
 use crate::credentials;
 use crate::error::{Doing, LocalError, Result, file};
 use crate::spawn;
-use crate::state::{Cluster, Folder};
+use crate::state::Folder;
+use crate::system;
 
 /// The version that the cluster reports: the Kubernetes it is tested against.
 pub(crate) const VERSION: &str = concat!("v1.35.0+ambit.", env!("CARGO_PKG_VERSION"));
 /// The cluster's domain.
 pub(crate) const DOMAIN: &str = "cluster.local";
-const DNS_PORT: u16 = 53;
-const DNS_NAME: &str = "kube-dns";
-const SYSTEM: &str = "kube-system";
 
 /// Runs a part for ever, on a runtime of its own.
 pub(crate) fn run(part: impl Future<Output = Result<()>>) -> Result<()> {
@@ -67,7 +61,8 @@ pub(crate) fn api_server(arguments: &[String]) -> Result<()> {
     })
 }
 
-/// Controllers, service addresses of the router, DNS. Arguments: folder.
+/// Controllers, service addresses of the router, and what the cluster brings
+/// itself. Arguments: folder.
 pub(crate) fn controllers(arguments: &[String]) -> Result<()> {
     let folder = Folder::at(arguments.first().map(Into::into).unwrap_or_default());
     let cluster = folder.cluster()?;
@@ -75,37 +70,37 @@ pub(crate) fn controllers(arguments: &[String]) -> Result<()> {
     let kubeconfig = std::fs::read_to_string(&path).map_err(file("reading", path))?;
     run(async move {
         let client = client(&kubeconfig).await?;
-        let addresses = cluster.addresses();
         let config = ControllersConfig {
-            load_balancer_range: Some(addresses.balancers()),
+            load_balancer_range: Some(cluster.addresses().balancers()),
             pod_subnet: Some(cluster.pod_subnet),
             ..ControllersConfig::default()
         };
-        let listen: SocketAddr = (addresses.router(), DNS_PORT).into();
-        let names = DnsConfig {
-            listen,
-            domain: DOMAIN.to_owned(),
-            upstream: Vec::new(),
+        let proxy = ServiceProxyConfig {
+            families: vec![Family::V4],
+            ..ServiceProxyConfig::default()
         };
-        announce_dns(&client, &cluster).await?;
+        system::deploy(&client, &cluster).await?;
         tokio::select! {
-            end = controllers::run(client.clone(), config) => Err(ending("controllers", end)),
-            end = dns::run(client.clone(), names) => Err(ending("DNS", end)),
-            end = service_proxy::run(client, ServiceProxyConfig::default()) => {
-                Err(ending("service addresses", end))
+            end = controllers::run(client.clone(), config) => ending("controllers", end),
+            end = service_proxy::run(client, proxy) => {
+                ending("service addresses", end)
             }
         }
     })
 }
 
-fn ending<E: std::fmt::Display>(part: &str, end: std::result::Result<(), E>) -> LocalError {
-    match end {
+/// A part that ends has failed, whatever it says.
+pub(crate) fn ending<E: std::fmt::Display>(
+    part: &str,
+    end: std::result::Result<(), E>,
+) -> Result<()> {
+    Err(match end {
         Ok(()) => ended(part, &"ended unexpectedly"),
         Err(error) => ended(part, &error),
-    }
+    })
 }
 
-fn ended(part: &str, reason: &dyn std::fmt::Display) -> LocalError {
+pub(crate) fn ended(part: &str, reason: &dyn std::fmt::Display) -> LocalError {
     LocalError::Part {
         part: part.to_owned(),
         reason: reason.to_string(),
@@ -142,109 +137,6 @@ pub(crate) fn programs(program: &Path) -> BTreeMap<String, PathBuf> {
     }
     programs.insert("ambit".to_owned(), program.to_owned());
     programs
-}
-
-/// Makes the DNS service and its one endpoint, unless they are there.
-async fn announce_dns(client: &Client, cluster: &Cluster) -> Result<()> {
-    let names = [("udp", "UDP"), ("tcp", "TCP")];
-    let labels = |more: (&str, &str)| {
-        let all = [
-            ("k8s-app", DNS_NAME),
-            ("kubernetes.io/name", "CoreDNS"),
-            more,
-        ];
-        Some(
-            all.map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .into(),
-        )
-    };
-    let service = Service {
-        metadata: ObjectMeta {
-            name: Some(DNS_NAME.to_owned()),
-            namespace: Some(SYSTEM.to_owned()),
-            labels: labels(("kubernetes.io/cluster-service", "true")),
-            ..ObjectMeta::default()
-        },
-        spec: Some(ServiceSpec {
-            cluster_ip: Some(cluster.dns().to_string()),
-            ports: Some(
-                names
-                    .iter()
-                    .map(|(name, protocol)| ServicePort {
-                        name: Some(port_name(name)),
-                        port: DNS_PORT.into(),
-                        protocol: Some((*protocol).to_owned()),
-                        ..ServicePort::default()
-                    })
-                    .collect(),
-            ),
-            ..ServiceSpec::default()
-        }),
-        status: None,
-    };
-    let slice = EndpointSlice {
-        metadata: ObjectMeta {
-            name: Some(DNS_NAME.to_owned()),
-            namespace: Some(SYSTEM.to_owned()),
-            labels: labels(("kubernetes.io/service-name", DNS_NAME)),
-            ..ObjectMeta::default()
-        },
-        address_type: "IPv4".to_owned(),
-        endpoints: vec![Endpoint {
-            addresses: vec![cluster.addresses().router().to_string()],
-            conditions: Some(EndpointConditions {
-                ready: Some(true),
-                ..Default::default()
-            }),
-            ..Endpoint::default()
-        }],
-        ports: Some(
-            names
-                .iter()
-                .map(|(name, protocol)| EndpointPort {
-                    name: Some(port_name(name)),
-                    port: Some(DNS_PORT.into()),
-                    protocol: Some((*protocol).to_owned()),
-                    app_protocol: None,
-                })
-                .collect(),
-        ),
-    };
-    create(Api::namespaced(client.clone(), SYSTEM), &service).await?;
-    create(Api::namespaced(client.clone(), SYSTEM), &slice).await
-}
-
-fn port_name(protocol: &str) -> String {
-    if protocol == "udp" {
-        "dns".to_owned()
-    } else {
-        "dns-tcp".to_owned()
-    }
-}
-
-/// Creates an object of the cluster's own, waiting for the API server.
-async fn create<K>(api: Api<K>, object: &K) -> Result<()>
-where
-    K: Resource<DynamicType = ()>
-        + Clone
-        + serde::Serialize
-        + serde::de::DeserializeOwned
-        + std::fmt::Debug,
-{
-    loop {
-        match api.create(&PostParams::default(), object).await {
-            Ok(_) => return Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 409 => return Ok(()),
-            Err(kube::Error::Api(status)) => {
-                return Err(ended("the cluster's own objects", &status.message));
-            }
-            // Not there yet, or not any more; the cluster's init knows which.
-            Err(error) => {
-                tracing::info!("the API server does not answer yet: {error}");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,4 +6,6 @@ pub mod controllers;
 pub mod dns;
 pub mod informer;
 pub mod kubelet;
+pub mod network_policy;
+pub mod nft;
 pub mod service_proxy;

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
+use kube::runtime::wait::await_condition;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde::Serialize;
 
@@ -26,6 +28,7 @@ use crate::preflight;
 use crate::report::{Report, receive};
 use crate::spawn;
 use crate::state::{Cluster, Folder, NodeRecord, State};
+use crate::system::DNS;
 
 /// Options of `up`.
 #[derive(Debug, clap::Args)]
@@ -36,7 +39,7 @@ pub(super) struct Args {
     /// A configuration in kind's format, or - for standard input; without it, one control plane and two workers
     #[arg(long, short = 'c')]
     config: Option<PathBuf>,
-    /// Seconds to wait for nodes to be ready; 0 does not wait
+    /// Seconds to wait for nodes and DNS to be ready; 0 does not wait
     #[arg(long, default_value_t = 60)]
     wait: u64,
     /// Print the result as JSON or YAML
@@ -196,20 +199,25 @@ fn finish(folder: &Folder, cluster: &Cluster, args: &Args, progress: &Progress) 
         let patience = Duration::from_secs(args.wait);
         let ready = block_on(async {
             let client = parts::client(&text).await?;
-            let nodes = nodes_ready(Api::all(client), cluster.nodes.len());
-            match tokio::time::timeout(patience, nodes).await {
-                Ok(()) => Ok(true),
-                Err(_) => Ok(false),
-            }
+            let works = async {
+                nodes_ready(Api::all(client.clone()), cluster.nodes.len()).await;
+                progress.done(&format!("{} nodes are ready", cluster.nodes.len()));
+                progress.wait_for("DNS");
+                dns_ready(Api::namespaced(client, DNS.0)).await;
+            };
+            Ok(tokio::time::timeout(patience, works).await.is_ok())
         })?;
         if !ready {
-            let reason = format!("its nodes were not ready after {} s", patience.as_secs());
+            let reason = format!(
+                "its nodes and its DNS were not ready after {} s",
+                patience.as_secs()
+            );
             return Err(LocalError::Start {
                 reason,
                 logs: tails(folder),
             });
         }
-        progress.done(&format!("{} nodes are ready", cluster.nodes.len()));
+        progress.done("DNS answers");
     }
     match &cluster.kubeconfig {
         Some(path) => kubeconfig::merge(path, &text, &cluster.context()),
@@ -236,6 +244,21 @@ async fn nodes_ready(api: Api<Node>, count: usize) {
         } else {
             ready.remove(&name);
         }
+    }
+}
+
+/// Watches until the DNS server is available.
+async fn dns_ready(api: Api<Deployment>) {
+    let available = |deployment: Option<&Deployment>| {
+        let status = deployment.and_then(|deployment| deployment.status.as_ref());
+        status.and_then(|status| status.available_replicas) > Some(0)
+    };
+    // A watch that fails says nothing about the server.
+    while await_condition(api.clone(), DNS.1, available)
+        .await
+        .is_err()
+    {
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

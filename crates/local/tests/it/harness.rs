@@ -137,7 +137,8 @@ impl Cluster {
         Ok(Client::try_from(config)?)
     }
 
-    /// Applies objects given as YAML documents, all in the namespace `default`.
+    /// Applies objects given as YAML documents, in the namespace `default` if
+    /// they do not name another.
     pub async fn apply(&self, yaml: &str) -> Result<()> {
         let client = self.client().await?;
         for object in serde_saphyr::from_multiple::<DynamicObject>(yaml)? {
@@ -145,7 +146,10 @@ impl Cluster {
             let (resource, capabilities) = pinned_kind(&client, &types.try_into()?).await?;
             let api: Api<DynamicObject> = match capabilities.scope {
                 Scope::Cluster => Api::all_with(client.clone(), &resource),
-                Scope::Namespaced => Api::default_namespaced_with(client.clone(), &resource),
+                Scope::Namespaced => match &object.metadata.namespace {
+                    Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+                    None => Api::default_namespaced_with(client.clone(), &resource),
+                },
             };
             let name = object.metadata.name.clone().context("a name")?;
             let params = PatchParams::apply("test").force();
@@ -172,7 +176,12 @@ impl Cluster {
 
     /// Runs a command in a pod and returns what it prints.
     pub async fn exec(&self, pod: &str, command: &[&str]) -> Result<String> {
-        let pods: Api<Pod> = Api::default_namespaced(self.client().await?);
+        self.exec_in("default", pod, command).await
+    }
+
+    /// Runs a command in a pod of a namespace and returns what it prints.
+    pub async fn exec_in(&self, namespace: &str, pod: &str, command: &[&str]) -> Result<String> {
+        let pods: Api<Pod> = Api::namespaced(self.client().await?, namespace);
         let params = AttachParams::default().stderr(false);
         let mut process = pods.exec(pod, command.to_vec(), &params).await?;
         let mut text = String::new();

@@ -5,3 +5,4 @@ mod controllers;
 mod harness;
 mod lifecycle;
 mod network;
+mod policies;

@@ -10,6 +10,8 @@ use super::zone::{Found, Zone};
 
 /// Seconds that an answer may be kept.
 const TTL: u32 = 5;
+/// The most aliases that lead on to each other.
+const MAX_ALIASES: usize = 8;
 /// The most bytes we send over UDP, whatever the client accepts.
 const MAX_UDP: u16 = 1232;
 
@@ -66,9 +68,10 @@ impl Authority {
             self.answer(zone, query, &mut response);
             return Decision::Answer(Box::new(response));
         }
-        if let Some(pointer) = self.reverse(zone, query) {
+        let pointers = self.reverse(zone, query);
+        if !pointers.is_empty() {
             response.metadata.authoritative = true;
-            response.add_answer(pointer);
+            response.add_answers(pointers);
             return Decision::Answer(Box::new(response));
         }
         Decision::Forward
@@ -76,14 +79,22 @@ impl Authority {
 
     fn answer(&self, zone: &Zone, query: &Query, response: &mut Message) {
         response.metadata.authoritative = true;
-        let labels = self.labels_of(query.name());
+        self.find(zone, query.name().clone(), query, response, MAX_ALIASES);
+        if response.answers.is_empty() {
+            response.add_authority(self.soa());
+        }
+    }
+
+    /// Adds the records of `name`, which is the one asked for or what an
+    /// alias stands for.
+    fn find(&self, zone: &Zone, name: Name, query: &Query, response: &mut Message, aliases: usize) {
+        let labels = self.labels_of(&name);
         let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
         let found = if query.query_class() == DNSClass::IN {
             zone.find(&labels)
         } else {
             Found::Empty
         };
-        let name = query.name().clone();
         match found {
             Found::Nothing => response.metadata.response_code = ResponseCode::NXDomain,
             Found::Addresses(addresses) => {
@@ -93,9 +104,15 @@ impl Authority {
                 response.add_answers(records.filter(fits));
             }
             Found::Alias(target) => {
-                if let Ok(mut target) = Name::from_utf8(target) {
-                    target.set_fqdn(true);
-                    response.add_answer(Record::from_rdata(name, TTL, RData::CNAME(CNAME(target))));
+                let Ok(mut target) = Name::from_utf8(target) else {
+                    return;
+                };
+                target.set_fqdn(true);
+                let alias = RData::CNAME(CNAME(target.clone()));
+                response.add_answer(Record::from_rdata(name, TTL, alias));
+                // Clients of a resolver do not ask for it themselves.
+                if aliases > 0 && self.domain.zone_of(&target) {
+                    self.find(zone, target, query, response, aliases - 1);
                 }
             }
             Found::Ports(ports)
@@ -105,9 +122,6 @@ impl Authority {
             }
             Found::Empty if labels.is_empty() => self.apex(query, response),
             Found::Ports(_) | Found::Empty => {}
-        }
-        if response.answers.is_empty() {
-            response.add_authority(self.soa());
         }
     }
 
@@ -145,23 +159,25 @@ impl Authority {
         }
     }
 
-    /// The name of the service whose address a reverse question asks for.
-    fn reverse(&self, zone: &Zone, query: &Query) -> Option<Record> {
-        if query.query_type() != RecordType::PTR {
-            return None;
-        }
-        let net = query.name().parse_arpa_name().ok()?;
+    /// The names of the address that a reverse question asks for.
+    fn reverse(&self, zone: &Zone, query: &Query) -> Vec<Record> {
+        let net = match query.name().parse_arpa_name() {
+            Ok(net) if query.query_type() == RecordType::PTR => net,
+            _ => return Vec::new(),
+        };
         if net.prefix_len() != net.max_prefix_len() {
-            return None;
+            return Vec::new();
         }
-        let key = zone.service_at(net.addr())?;
-        let target = Name::from_ascii(format!("{}.{}.svc", key.name, key.namespace)).ok()?;
-        let target = target.append_labels(&self.domain).ok()?;
-        Some(Record::from_rdata(
-            query.name().clone(),
-            TTL,
-            RData::PTR(PTR(target)),
-        ))
+        let names = zone.names_of(net.addr()).into_iter();
+        let absolute = names.filter_map(|name| {
+            Name::from_ascii(name)
+                .ok()?
+                .append_labels(&self.domain)
+                .ok()
+        });
+        absolute
+            .map(|name| Record::from_rdata(query.name().clone(), TTL, RData::PTR(PTR(name))))
+            .collect()
     }
 
     /// Labels of `name` below the domain, in lower case.
@@ -244,6 +260,8 @@ pub fn encode(
 mod tests {
     use super::super::zone::tests::zone;
     use super::*;
+    use crate::informer::ObjectKey;
+    use serde_json::json;
 
     fn ask(name: &str, kind: RecordType) -> Option<Message> {
         let mut request = Message::query();
@@ -285,6 +303,14 @@ mod tests {
         assert!(ask("example.com.", RecordType::A).is_none());
         assert!(ask("5.0.96.10.in-addr.arpa.", RecordType::PTR).is_some());
         assert!(ask("9.0.96.10.in-addr.arpa.", RecordType::PTR).is_none());
+        let names = ask("2.0.0.10.in-addr.arpa.", RecordType::PTR).expect("ours");
+        assert_eq!(
+            shown(&names),
+            [
+                "PTR 10-0-0-2.headless.ns.svc.cluster.local.",
+                "PTR 10-0-0-2.plain.ns.svc.cluster.local."
+            ]
+        );
     }
 
     #[test]
@@ -305,6 +331,38 @@ mod tests {
     fn an_external_name_is_an_alias() {
         let answer = ask("outside.ns.svc.cluster.local.", RecordType::A).expect("ours");
         assert_eq!(shown(&answer), ["CNAME example.com."]);
+    }
+
+    #[test]
+    fn an_alias_of_ours_is_followed_and_never_round_and_round() {
+        let mut zone = zone();
+        let mut alias = |name: &str, target: &str| {
+            let spec = json!({"type": "ExternalName", "externalName": target});
+            let entry = super::super::zone::tests::entry(spec, json!([]));
+            zone.set(ObjectKey::new("ns", name), Some(entry));
+        };
+        alias("one", "plain.ns.svc.cluster.local");
+        alias("round", "round.ns.svc.cluster.local");
+        alias("nowhere", "none.ns.svc.cluster.local");
+        let authority = Authority::new("cluster.local").expect("a domain");
+        let ask = |name: &str| {
+            let mut request = Message::query();
+            let name = Name::from_ascii(name).expect("a name");
+            request.add_query(Query::query(name, RecordType::A));
+            match authority.decide(&zone, &request) {
+                Decision::Answer(answer) => *answer,
+                Decision::Forward => panic!("forwarded"),
+            }
+        };
+        assert_eq!(
+            shown(&ask("one.ns.svc.cluster.local.")),
+            ["CNAME plain.ns.svc.cluster.local.", "A 10.96.0.5"]
+        );
+        let round = ask("round.ns.svc.cluster.local.");
+        assert_eq!(round.answers.len(), MAX_ALIASES + 1);
+        let nowhere = ask("nowhere.ns.svc.cluster.local.");
+        assert_eq!(nowhere.metadata.response_code, ResponseCode::NXDomain);
+        assert_eq!(nowhere.answers.len(), 1);
     }
 
     #[test]

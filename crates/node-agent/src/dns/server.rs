@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{Record, RecordType};
 use parking_lot::RwLock;
+use rand::seq::SliceRandom;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -39,7 +41,10 @@ impl Responder {
         };
         let decision = self.authority.decide(&self.zone.read(), &request);
         let response = match decision {
-            Decision::Answer(response) => *response,
+            Decision::Answer(mut response) => {
+                mix(&mut response.answers);
+                *response
+            }
             Decision::Forward if self.upstream.is_empty() => {
                 // Nobody else can be asked, so for this cluster the name does
                 // not exist; a failure would only make resolvers wait.
@@ -63,6 +68,16 @@ impl Responder {
                 None
             }
         }
+    }
+}
+
+/// Puts the addresses of an answer in a random order, since most clients take
+/// the first.
+fn mix(answers: &mut [Record]) {
+    let is_alias = |record: &Record| record.record_type() == RecordType::CNAME;
+    let aliases = answers.iter().take_while(|record| is_alias(record)).count();
+    if let Some(addresses) = answers.get_mut(aliases..) {
+        addresses.shuffle(&mut rand::rng());
     }
 }
 

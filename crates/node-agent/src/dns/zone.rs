@@ -5,8 +5,8 @@
 //! their ports (SRV), of endpoints of headless services, and of pods by
 //! address.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -148,25 +148,38 @@ pub struct Zone {
     services: HashMap<ObjectKey, Entry>,
     /// How many services each namespace has.
     namespaces: HashMap<String, usize>,
+    /// Services by their own addresses, and by those of their endpoints.
+    by_address: HashMap<IpAddr, BTreeSet<ObjectKey>>,
 }
 
 impl Zone {
     /// Sets or removes the entry of one service.
     pub fn set(&mut self, key: ObjectKey, entry: Option<Entry>) {
-        let namespace = key.namespace.clone();
-        let before = match entry {
-            Some(entry) => {
-                *self.namespaces.entry(namespace.clone()).or_default() += 1;
-                self.services.insert(key, entry)
-            }
-            None => self.services.remove(&key),
-        };
-        if before.is_some()
-            && let Some(count) = self.namespaces.get_mut(&namespace)
-        {
+        if let Some(before) = self.services.remove(&key) {
+            self.forget(&key, &before);
+        }
+        let Some(entry) = entry else { return };
+        *self.namespaces.entry(key.namespace.clone()).or_default() += 1;
+        for address in entry.all_addresses() {
+            let services = self.by_address.entry(address).or_default();
+            services.insert(key.clone());
+        }
+        self.services.insert(key, entry);
+    }
+
+    fn forget(&mut self, key: &ObjectKey, entry: &Entry) {
+        if let Some(count) = self.namespaces.get_mut(&key.namespace) {
             *count -= 1;
             if *count == 0 {
-                self.namespaces.remove(&namespace);
+                self.namespaces.remove(&key.namespace);
+            }
+        }
+        for address in entry.all_addresses() {
+            if let Some(services) = self.by_address.get_mut(&address) {
+                services.remove(key);
+                if services.is_empty() {
+                    self.by_address.remove(&address);
+                }
             }
         }
     }
@@ -188,25 +201,50 @@ impl Zone {
         }
     }
 
-    /// The service that has this cluster address.
-    pub fn service_at(&self, address: IpAddr) -> Option<&ObjectKey> {
-        let mut all = self.services.iter();
-        all.find(|(_, entry)| entry.addresses.contains(&address))
-            .map(|(key, _)| key)
+    /// The names below the cluster's domain that lead to this address: of the
+    /// service that has it, else of endpoints.
+    pub fn names_of(&self, address: IpAddr) -> Vec<String> {
+        let services = self.by_address.get(&address).into_iter().flatten();
+        let known: Vec<_> = services
+            .filter_map(|key| Some((key, self.services.get(key)?)))
+            .collect();
+        let own = known
+            .iter()
+            .find(|(_, entry)| entry.addresses.contains(&address));
+        if let Some((key, _)) = own {
+            return vec![name_of(key)];
+        }
+        let backends = known.iter().flat_map(|(key, entry)| {
+            let here = entry.backends.iter().filter(|b| b.address == address);
+            here.map(|b| format!("{}.{}", b.label, name_of(key)))
+        });
+        backends.collect()
     }
 
     fn pod(&self, label: &str, namespace: &str) -> Found<'_> {
-        let address = label.replace('-', ".").parse::<Ipv4Addr>();
+        let four = label.replace('-', ".").parse::<Ipv4Addr>();
+        let six = || label.replace('-', ":").parse::<Ipv6Addr>();
+        let address = four.map(IpAddr::from).or_else(|_| six().map(IpAddr::from));
         match address {
             Ok(address) if self.namespaces.contains_key(namespace) => {
-                Found::Addresses(vec![address.into()])
+                Found::Addresses(vec![address])
             }
             _ => Found::Nothing,
         }
     }
 }
 
+/// The name of a service below the cluster's domain.
+fn name_of(key: &ObjectKey) -> String {
+    format!("{}.{}.svc", key.name, key.namespace)
+}
+
 impl Entry {
+    fn all_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let endpoints = self.backends.iter().map(|backend| backend.address);
+        self.addresses.iter().copied().chain(endpoints)
+    }
+
     fn find(&self, labels: &[&str], service: &str, namespace: &str) -> Found<'_> {
         match labels {
             [] => match &self.alias {
@@ -342,6 +380,23 @@ pub(crate) mod tests {
             Found::Addresses(vec![ip("10.9.9.9")])
         );
         assert_eq!(zone.find(&["10-9-9-9", "none", "pod"]), Found::Nothing);
+    }
+
+    #[test]
+    fn addresses_have_names() {
+        let mut zone = zone();
+        assert_eq!(zone.names_of(ip("10.96.0.5")), ["plain.ns.svc"]);
+        assert_eq!(
+            zone.names_of(ip("10.0.0.1")),
+            ["web-0.headless.ns.svc", "web-0.plain.ns.svc"]
+        );
+        assert_eq!(
+            zone.find(&["fd00--7", "ns", "pod"]),
+            Found::Addresses(vec![ip("fd00::7")])
+        );
+        zone.set(ObjectKey::new("ns", "headless"), None);
+        assert_eq!(zone.names_of(ip("10.0.0.1")), ["web-0.plain.ns.svc"]);
+        assert!(zone.names_of(ip("10.9.9.9")).is_empty());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Taint;
 
 use crate::catalogue::Catalogue;
+use crate::network_policy::NetworkPolicies;
 
 /// Everything [`run`](super::run) needs. The kubelet runs inside the node's own network, mount, PID
 /// and UTS namespaces; all paths are paths of that mount namespace.
@@ -35,6 +36,9 @@ pub struct KubeletConfig {
     pub log_dir: PathBuf,
     /// Pod networking.
     pub cni: CniConfig,
+    /// What network policies allow; a pod starts when they are in force for it. Without it, nobody
+    /// on this node keeps to them.
+    pub policies: Option<Arc<NetworkPolicies>>,
     /// Cluster DNS servers for `dnsPolicy: ClusterFirst`.
     pub cluster_dns: Vec<IpAddr>,
     /// Cluster domain, `cluster.local`.

@@ -157,6 +157,7 @@ impl Cluster {
                     data_dir: home("addresses"),
                 }),
             },
+            policies: None,
             cluster_dns: vec!["10.96.0.10".parse().unwrap()],
             cluster_domain: "cluster.local".to_string(),
             resolv_conf: home("resolv.conf"),

@@ -101,7 +101,13 @@ impl Sandbox {
         })?;
         self.addresses = attached.addresses.clone();
         self.network = Some((attachment, attached));
-        Ok(())
+        match &node.config.policies {
+            Some(policies) => policies
+                .admit(pod, &self.addresses)
+                .await
+                .map_err(|error| format!("failed to apply network policies: {error}")),
+            None => Ok(()),
+        }
     }
 
     /// The namespaces that containers join.
@@ -120,6 +126,10 @@ impl Sandbox {
     /// Disconnects and ends the sandbox. Containers have ended before.
     pub(super) async fn destroy(&mut self, node: &Node) {
         if let Some((attachment, attached)) = self.network.take() {
+            // Before the addresses are free, which may soon be another pod's.
+            if let Some(policies) = &node.config.policies {
+                policies.release(&attachment.uid);
+            }
             for attempt in 1..=3 {
                 match node.chain.delete(&attached, &attachment).await {
                     Ok(()) => break,
