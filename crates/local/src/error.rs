@@ -77,6 +77,9 @@ pub enum LocalError {
         /// Why.
         reason: String,
     },
+    /// A running cluster refuses a request.
+    #[error("{0}")]
+    Refused(String),
     /// A part of the cluster failed.
     #[error("{part}: {reason}")]
     Part {

@@ -23,9 +23,11 @@
 mod addresses;
 mod cleanup;
 mod commands;
+mod control;
 mod credentials;
 mod dns;
 mod error;
+mod faults;
 mod guardian;
 mod init;
 mod kind;

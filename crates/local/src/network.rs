@@ -124,6 +124,19 @@ impl Network {
             .doing(format!("bringing {name} up"))
     }
 
+    /// Takes a link down, and its routes with it.
+    pub(crate) async fn down(&self, name: &str) -> Result<()> {
+        let link = LinkUnspec::new_with_index(self.index(name).await?)
+            .down()
+            .build();
+        self.handle
+            .link()
+            .set(link)
+            .execute()
+            .await
+            .doing(format!("taking {name} down"))
+    }
+
     /// Gives a link an address of its own, with nothing else on it.
     pub(crate) async fn add_address(&self, name: &str, address: Ipv4Addr) -> Result<()> {
         let index = self.index(name).await?;

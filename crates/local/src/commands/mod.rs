@@ -2,7 +2,9 @@
 
 mod down;
 mod logs;
+mod node;
 mod output;
+mod pause;
 mod progress;
 mod status;
 mod up;
@@ -35,6 +37,13 @@ enum Verb {
     Kubeconfig(Named),
     /// Print logs of a cluster's own parts
     Logs(logs::Args),
+    /// Switch a node off and on, or cut it off
+    #[command(subcommand)]
+    Node(node::Verb),
+    /// Let a part of a cluster stand still, as a process that hangs
+    Pause(pause::Args),
+    /// Let a paused part go on
+    Resume(pause::Args),
 }
 
 /// Which cluster.
@@ -57,6 +66,9 @@ pub async fn run(command: Command) -> anyhow::Result<i32> {
         Verb::Status(args) => status::run(&args),
         Verb::Kubeconfig(args) => kubeconfig(&args.name),
         Verb::Logs(args) => logs::run(&args),
+        Verb::Node(verb) => node::run(&verb),
+        Verb::Pause(args) => pause::pause(&args),
+        Verb::Resume(args) => pause::resume(&args),
     });
     done.await??;
     Ok(0)

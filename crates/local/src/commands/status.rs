@@ -1,5 +1,6 @@
 //! `ambit local status`: what there is, as the API server sees it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -8,7 +9,9 @@ use serde::Serialize;
 
 use super::living;
 use super::output::{Format, age, show, table};
+use crate::control::ask;
 use crate::error::{Result, file};
+use crate::faults::{API_SERVER, Faults, Request};
 use crate::kind::Role;
 use crate::network::block_on;
 use crate::parts;
@@ -42,6 +45,8 @@ struct Status {
     load_balancers: String,
     /// Whether the API server answers.
     answers: bool,
+    /// Parts that are paused; of a node its agent.
+    paused: BTreeSet<String>,
     nodes: Vec<NodeStatus>,
 }
 
@@ -51,6 +56,12 @@ struct NodeStatus {
     name: String,
     role: Role,
     ready: bool,
+    /// Whether it is switched off on purpose.
+    stopped: bool,
+    /// Whether its link is down on purpose.
+    cut: bool,
+    /// Whether its agent is paused.
+    paused: bool,
     /// The node's first process; its namespaces are the node's.
     pid: Option<i32>,
     address: String,
@@ -98,6 +109,8 @@ fn status(folder: &Folder) -> Result<Status> {
         Ok(tokio::time::timeout(PATIENCE, asked).await.ok().flatten())
     })?;
     let (first, last) = cluster.addresses().balancers();
+    // A cluster that is not up yet, or not any more, has none.
+    let faults = ask(folder, &Request::Show).unwrap_or_default();
     Ok(Status {
         server: cluster.url(),
         context: cluster.context(),
@@ -106,7 +119,8 @@ fn status(folder: &Folder) -> Result<Status> {
         uptime_seconds: jiff::Timestamp::now().as_second() - cluster.created,
         load_balancers: format!("{first}-{last}"),
         answers: seen.is_some(),
-        nodes: nodes(&cluster, processes.init, &seen.unwrap_or_default()),
+        nodes: nodes(&cluster, processes.init, &seen.unwrap_or_default(), &faults),
+        paused: faults.paused,
         name: cluster.name,
     })
 }
@@ -115,6 +129,7 @@ fn nodes(
     cluster: &Cluster,
     init: Option<ProcessId>,
     (nodes, pods): &(Vec<Node>, Vec<Pod>),
+    faults: &Faults,
 ) -> Vec<NodeStatus> {
     let describe = |(place, record): (usize, &crate::state::NodeRecord)| {
         let node = nodes
@@ -130,6 +145,9 @@ fn nodes(
             name: record.name.clone(),
             role: record.role,
             ready: node.is_some_and(is_ready),
+            stopped: faults.stopped.contains(&record.name),
+            cut: faults.cut.contains(&record.name),
+            paused: faults.paused.contains(&record.name),
             pid: init.and_then(|init| init.child(&[crate::NODE, "node", &record.name])),
             address: cluster.addresses().node(place).to_string(),
             pod_subnet: subnet.unwrap_or_default(),
@@ -148,11 +166,12 @@ pub(super) fn is_ready(node: &Node) -> bool {
 }
 
 fn one(status: &Status) -> String {
-    let answers = if status.answers {
-        ""
-    } else {
-        " (does not answer)"
+    let answers = match status.answers {
+        true => "",
+        false if status.paused.contains(API_SERVER) => " (paused)",
+        false => " (does not answer)",
     };
+    let paused: Vec<_> = status.paused.iter().map(String::as_str).collect();
     let mut text = format!(
         "Cluster {}: up {}, first process {}\nAPI server: {}{answers}\nContext: {}\nLoad balancers: {}\n\n",
         status.name,
@@ -162,6 +181,10 @@ fn one(status: &Status) -> String {
         status.context,
         status.load_balancers
     );
+    if !paused.is_empty() {
+        text.truncate(text.len() - 1);
+        text.push_str(&format!("Paused: {}\n\n", paused.join(", ")));
+    }
     let head = ["NODE", "ROLE", "STATUS", "ADDRESS", "PODS IN", "PODS"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for node in &status.nodes {
@@ -173,13 +196,26 @@ fn one(status: &Status) -> String {
                 "worker"
             }
             .to_owned(),
-            if node.ready { "Ready" } else { "NotReady" }.to_owned(),
+            state(node),
             node.address.clone(),
             node.pod_subnet.clone(),
             node.pods.to_string(),
         ]);
     }
     text.push_str(&table(&rows));
+    text
+}
+
+/// What the API server says of a node, and what was done to it.
+fn state(node: &NodeStatus) -> String {
+    let mut text = if node.ready { "Ready" } else { "NotReady" }.to_owned();
+    for (holds, word) in [
+        (node.stopped, ",Stopped"),
+        (node.cut, ",Cut"),
+        (node.paused, ",Paused"),
+    ] {
+        text.push_str(if holds { word } else { "" });
+    }
     text
 }
 

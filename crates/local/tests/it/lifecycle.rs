@@ -38,7 +38,7 @@ async fn busy(hint: &str) -> Result<(Cluster, Snapshot)> {
 }
 
 /// Waits until nothing is left of a cluster, and says what is.
-fn gone(cluster: &Cluster, before: &Snapshot, link: &str) -> Result<()> {
+pub fn gone(cluster: &Cluster, before: &Snapshot, link: &str) -> Result<()> {
     let name = cluster.place.name.clone();
     let ours = |item: &str| {
         item.contains(&name)
@@ -60,7 +60,7 @@ fn gone(cluster: &Cluster, before: &Snapshot, link: &str) -> Result<()> {
     Ok(())
 }
 
-fn link(cluster: &Cluster) -> Result<String> {
+pub fn link(cluster: &Cluster) -> Result<String> {
     Ok(format!("ambit{}", cluster.place.index()?))
 }
 

@@ -2,6 +2,7 @@
 //! and removes it. They need root.
 
 mod controllers;
+mod faults;
 mod harness;
 mod lifecycle;
 mod network;
