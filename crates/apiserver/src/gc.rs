@@ -30,6 +30,8 @@ pub enum Work {
     Terminating(Place),
     /// A custom resource definition waits for its objects.
     Cleanup(String),
+    /// Definitions of a group may get names that were taken.
+    Names(String),
     /// A namespace waits for its content.
     Namespace(String),
 }
@@ -109,6 +111,7 @@ pub async fn run(api: Arc<Api>, mut queue: mpsc::UnboundedReceiver<Work>) {
             Work::Check(place) => check_owners(&api, &place),
             Work::Terminating(place) => finish_terminating(&api, &place),
             Work::Cleanup(name) => cleanup(&api, &name),
+            Work::Names(group) => crd::reconsider(&api, &group),
             Work::Namespace(name) => namespaces::empty(&api, &name),
         }
     }
@@ -303,6 +306,7 @@ fn cleanup(api: &Api, name: &str) {
     if !object::terminating(definition.value()) {
         return;
     }
+    crd::touch(api, name);
     if let Some(resource) = api.registry.custom(name).first() {
         for object in api.store.list(&resource.storage, None).1 {
             if !object::terminating(object.value()) {

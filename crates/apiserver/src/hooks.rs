@@ -56,7 +56,10 @@ pub fn updated(api: &Api, resource: &Resource, before: &Value, object: &Arc<Obje
         gc::terminating(api, resource, value);
     }
     match (resource.group.as_ref(), resource.kind.as_ref()) {
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => crd::register(api, value),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+            crd::register(api, value);
+            crd::names_changed(api, Some(before), value);
+        }
         ("", "Namespace") => namespaces::changed(api, value),
         ("", "Service") => services::changed(api, before, value),
         _ => {}
@@ -68,7 +71,10 @@ pub fn deleted(api: &Api, resource: &Resource, object: &Arc<Object>) {
     let value = object.value();
     gc::gone(api, resource, value);
     match (resource.group.as_ref(), resource.kind.as_ref()) {
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => crd::unregister(api, value),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+            crd::unregister(api, value);
+            crd::names_changed(api, None, value);
+        }
         ("", "Service") => services::deleted(api, value),
         _ => namespaces::content_deleted(api, resource, value),
     }

@@ -16,6 +16,7 @@ mod admission;
 mod api;
 mod apply;
 mod authn;
+mod cel;
 mod crd;
 mod decode;
 mod defaults;

@@ -95,6 +95,14 @@ impl Resource {
         self.subresources.iter().any(|s| s.name == name)
     }
 
+    /// What its definition says, for a custom resource.
+    pub fn custom(&self) -> Option<&CustomVersion> {
+        match &self.schema {
+            Schema::Custom(version) => Some(version),
+            Schema::Builtin(_) => None,
+        }
+    }
+
     /// Whether this is the given built-in kind of any version.
     pub fn is(&self, group: &str, kind: &str) -> bool {
         self.group.as_ref() == group && self.kind.as_ref() == kind

@@ -50,7 +50,7 @@ impl Cause {
 
     /// The field has a value that is not allowed.
     pub fn invalid(field: impl Into<String>, value: &Value, why: &str) -> Self {
-        let message = format!("Invalid value: {}: {why}", shown(value));
+        let message = format!("Invalid value: {}: {why}", shown_value(value));
         Cause {
             reason: "FieldValueInvalid",
             field: field.into(),
@@ -74,8 +74,23 @@ impl Cause {
         sorted.sort();
         let message = format!(
             "Unsupported value: {}: supported values: {}",
-            shown(value),
+            shown_value(value),
             sorted.join(", ")
+        );
+        Cause {
+            reason: "FieldValueNotSupported",
+            field: field.into(),
+            message,
+        }
+    }
+
+    /// As [`Cause::not_supported`], with the allowed values in their own order.
+    pub fn unsupported(field: impl Into<String>, value: &Value, allowed: &[String]) -> Self {
+        let allowed: Vec<String> = allowed.iter().map(|a| format!("{a:?}")).collect();
+        let message = format!(
+            "Unsupported value: {}: supported values: {}",
+            shown_value(value),
+            allowed.join(", ")
         );
         Cause {
             reason: "FieldValueNotSupported",
@@ -86,7 +101,7 @@ impl Cause {
 
     /// Two items of a list have the same key.
     pub fn duplicate(field: impl Into<String>, value: &Value) -> Self {
-        let message = format!("Duplicate value: {}", shown(value));
+        let message = format!("Duplicate value: {}", shown_value(value));
         Cause {
             reason: "FieldValueDuplicate",
             field: field.into(),
@@ -114,7 +129,7 @@ impl Cause {
 }
 
 /// A value as the real API server quotes it: strings in quotes, the rest as JSON.
-fn shown(value: &Value) -> String {
+pub fn shown_value(value: &Value) -> String {
     match value {
         Value::String(s) => format!("{s:?}"),
         other => other.to_string(),
@@ -293,6 +308,13 @@ impl ApiError {
         let message = "the server does not allow this method on the requested resource";
         let mut e = Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message);
         e.details = json!({});
+        e
+    }
+
+    /// As [`ApiError::method_not_allowed`], for a reason that may pass.
+    pub fn method_not_allowed_because(why: &str) -> Self {
+        let mut e = Self::method_not_allowed();
+        e.message = why.to_string();
         e
     }
 

@@ -2,7 +2,7 @@
 //! in the shape of either of their groups.
 
 use crate::{
-    events,
+    crd, events,
     http::View,
     object::{self, Object, encode},
     registry::Resource,
@@ -28,6 +28,9 @@ pub fn type_of(resource: &Resource, view: View) -> (String, String) {
 pub fn present<'a>(resource: &Resource, value: &'a Value) -> Cow<'a, Value> {
     if resource.storage.as_ref() == "events" {
         return events::present(resource, value);
+    }
+    if let Some(version) = resource.custom() {
+        return crd::present(resource, version, value);
     }
     let version = resource.api_version();
     if object::text(value, "/apiVersion") == version {

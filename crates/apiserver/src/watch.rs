@@ -2,6 +2,7 @@
 
 use crate::{
     api::Api,
+    crd::Life,
     http::{Body, View, streamed},
     registry::Resource,
     request::Query,
@@ -78,6 +79,7 @@ pub fn start(api: &Arc<Api>, scope: Scope, view: View, query: &Query) -> Result<
         bookmark_at: Instant::now() + BOOKMARK_EVERY,
         bookmarks,
         finished: false,
+        life: scope.resource.custom().map(|version| version.life.clone()),
         api: api.clone(),
         changed,
         scope,
@@ -121,6 +123,16 @@ struct Watcher {
     bookmark_at: Instant,
     bookmarks: bool,
     finished: bool,
+    /// The life of a custom resource's definition: the watch ends with it.
+    life: Option<Arc<Life>>,
+}
+
+/// Waits for the end of a definition's life; for ever where there is none.
+async fn ended(life: Option<&Life>) {
+    match life {
+        Some(life) => life.ended.cancelled().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Watcher {
@@ -165,6 +177,13 @@ impl Watcher {
                     if let Some(piece) = self.on_time() {
                         return Some(piece);
                     }
+                }
+                () = ended(self.life.as_deref()) => {
+                    // What happened until then is still told.
+                    while !self.finished && let Some(piece) = self.advance() {
+                        self.pending.push_back(piece);
+                    }
+                    self.finished = true;
                 }
                 () = self.api.stop.cancelled() => return None,
             }

@@ -38,6 +38,8 @@ pub enum Sample {
     /// Prints the sockets of this network namespace
     #[command(disable_help_flag = true)]
     Netstat(netstat::Args),
+    /// Does nothing until it is told to stop: the first process of a pod's sandbox
+    Pause,
 }
 
 /// Runs a sample until it ends, and returns the exit code of the process.
@@ -64,5 +66,9 @@ pub async fn run(sample: Sample) -> anyhow::Result<i32> {
         Sample::TcpEcho(args) => tcp_echo::run(args).await,
         Sample::Curl(args) => Ok(curl::run(args).await),
         Sample::Netstat(args) => netstat::run(&args),
+        Sample::Pause => {
+            serve::stop_signal().await;
+            Ok(0)
+        }
     }
 }

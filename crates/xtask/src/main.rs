@@ -1,4 +1,4 @@
-//! Automation that needs only cargo: `cargo xtask tidy` and `cargo xtask demo`.
+//! Automation that needs only cargo: `tidy`, `demo`, `image`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod demo;
+mod image;
 mod tidy;
 
 /// Automation of the Ambit repository.
@@ -15,12 +16,15 @@ enum Command {
     Tidy,
     /// Walk through the mesh on a local cluster, checking every step
     Demo(demo::Args),
+    /// Write container images of the mesh, without Docker and without a registry
+    Image(image::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Tidy => tidy::run(&repository()),
         Command::Demo(args) => demo::run(&repository(), &args),
+        Command::Image(args) => image::run(&repository(), &args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -44,7 +44,10 @@ impl<'a> Node<'a> {
                     None => Node::Unknown,
                 }
             }
-            Schema::Custom(version) => version.schema.as_ref().map_or(Node::Unknown, Node::Custom),
+            Schema::Custom(version) => version
+                .schema
+                .as_deref()
+                .map_or(Node::Unknown, Node::Custom),
         }
     }
 

@@ -1,23 +1,38 @@
 //! Custom resource definitions: checked, given a status, and turned into served resources.
 //!
-//! Schemas are compiled once per definition. CEL rules (`x-kubernetes-validations`) are stored
-//! and not evaluated; whoever creates such a definition is told so by a warning.
+//! The way of a definition: `check` (is it one?) → `status` (may it have its names?) →
+//! `register` (compiled once, served). The way of an object: `prune` gives it the form of its
+//! schema, `validate` judges it, and it is stored in one version, whatever version it came in.
 
 mod check;
+mod correlate;
+mod formats;
+mod openapi;
+mod prune;
+mod register;
+mod rules;
 mod schema;
-mod walk;
+mod status;
+mod unique;
+mod validate;
 
 pub use check::check;
+pub use register::{names_changed, reconsider, register, touch, unregister};
 pub use schema::{ListKind, Structural};
-pub use walk::{default, prune, validate};
+pub use status::settle;
+pub use validate::{Verdict, on_create, on_update};
 
 use crate::{
-    api::Api,
     object::{self, set_default},
-    registry::{self, Resource, Schema, Subresource},
+    registry::Resource,
+    schema::Findings,
 };
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::AtomicBool},
+};
+use tokio_util::sync::CancellationToken;
 
 /// Finalizer that holds a definition until its objects are gone.
 pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -26,7 +41,7 @@ pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 #[derive(Debug, Default)]
 pub struct CustomVersion {
     /// What objects look like; None allows everything.
-    pub schema: Option<Structural>,
+    pub schema: Option<Arc<Structural>>,
     /// Resource version of the definition.
     pub revision: u64,
     /// The schema as it was written, for OpenAPI.
@@ -41,6 +56,30 @@ pub struct CustomVersion {
     pub selectable: Vec<String>,
     /// What users of a deprecated version are told.
     pub deprecation: Option<String>,
+    /// The version that objects are stored in.
+    pub storage: Arc<Storage>,
+    /// How long this form of the definition is served.
+    pub life: Arc<Life>,
+}
+
+/// The version that objects are stored in.
+#[derive(Debug, Default)]
+pub struct Storage {
+    /// `group/version`.
+    pub api_version: String,
+    /// What stored objects look like.
+    pub schema: Option<Arc<Structural>>,
+}
+
+/// The life of one form of a definition, shared by its versions.
+#[derive(Debug, Default)]
+pub struct Life {
+    /// What decides on the form.
+    served: Value,
+    /// Whether the definition is being deleted: it takes no new objects then.
+    pub terminating: AtomicBool,
+    /// Cancelled when the definition is gone or has another form.
+    pub ended: CancellationToken,
 }
 
 /// One entry of `additionalPrinterColumns`.
@@ -71,231 +110,88 @@ pub struct ScalePaths {
     pub selector: Option<String>,
 }
 
-/// Fills in what a definition leaves out, its status included.
+/// Fills in what a definition leaves out.
 pub fn defaults(value: &mut Value) {
     let Some(spec) = object::child(value, "spec") else {
         return;
     };
     set_default(spec, "conversion", json!({"strategy": "None"}));
     if let Some(names) = spec.get_mut("names").and_then(Value::as_object_mut) {
-        let kind = names
-            .get("kind")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_string();
+        let kind = names.get("kind").and_then(Value::as_str);
+        let kind = kind.unwrap_or_default().to_string();
         set_default(names, "singular", kind.to_lowercase());
         set_default(names, "listKind", format!("{kind}List"));
     }
-    let names = spec.get("names").cloned().unwrap_or(Value::Null);
-    let versions = spec
-        .get("versions")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
-    let storage: Vec<&str> = versions
-        .iter()
-        .filter(|v| v.get("storage") == Some(&Value::Bool(true)))
-        .map(|v| object::text(v, "/name"))
-        .collect();
     if !object::terminating(value) {
         add_finalizer(value);
-    }
-    let mut stored: Vec<String> = value
-        .pointer("/status/storedVersions")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(|v| v.as_str().map(str::to_string))
-        .collect();
-    for version in storage {
-        if !stored.iter().any(|s| s == version) {
-            stored.push(version.to_string());
-        }
-    }
-    let conditions = value
-        .pointer("/status/conditions")
-        .cloned()
-        .unwrap_or_else(established);
-    if let Some(map) = value.as_object_mut() {
-        map.insert(
-            "status".into(),
-            json!({"conditions": conditions, "acceptedNames": names, "storedVersions": stored}),
-        );
     }
 }
 
 fn add_finalizer(value: &mut Value) {
-    let mut finalizers: Vec<String> = object::finalizers(value)
-        .into_iter()
-        .map(str::to_string)
-        .collect();
-    if !finalizers.iter().any(|f| f == CLEANUP) {
-        finalizers.push(CLEANUP.to_string());
-        object::set_metadata(value, "finalizers", Some(json!(finalizers)));
+    let mut finalizers = object::finalizers(value);
+    if !finalizers.contains(&CLEANUP) {
+        finalizers.push(CLEANUP);
+        let finalizers = json!(finalizers);
+        object::set_metadata(value, "finalizers", Some(finalizers));
     }
 }
 
-fn established() -> Value {
-    let now = object::now();
-    json!([
-        {"type": "NamesAccepted", "status": "True", "lastTransitionTime": now,
-         "reason": "NoConflicts", "message": "no conflicts found"},
-        {"type": "Established", "status": "True", "lastTransitionTime": now,
-         "reason": "InitialNamesAccepted", "message": "the initial names have been accepted"},
-    ])
+/// Gives the body of a request the form of its version.
+pub fn prune(
+    version: &CustomVersion,
+    value: &mut Value,
+    findings: &mut Findings,
+) -> Result<(), String> {
+    prune::prune(version.schema.as_deref(), value, findings)
 }
 
-/// Serves what the definition declares, from now on.
-pub fn register(api: &Api, crd: &Value) {
-    let resources = resources(crd);
-    tracing::debug!(
-        crd = object::name(crd),
-        versions = resources.len(),
-        "custom resource registered"
-    );
-    api.registry.set_custom(object::name(crd), resources);
-}
-
-/// Ends the service of a definition that is gone.
-pub fn unregister(api: &Api, crd: &Value) {
-    api.registry.remove_custom(object::name(crd));
-}
-
-fn resources(crd: &Value) -> Vec<Arc<Resource>> {
-    let spec = crd.get("spec").unwrap_or(&Value::Null);
-    let text = |pointer: &str| -> Arc<str> { object::text(spec, pointer).into() };
-    let list = |pointer: &str| -> Vec<Arc<str>> {
-        let list = spec.pointer(pointer).and_then(Value::as_array);
-        list.into_iter()
-            .flatten()
-            .filter_map(|v| v.as_str().map(Into::into))
-            .collect()
-    };
-    let revision = object::text(crd, "/metadata/resourceVersion")
-        .parse()
-        .unwrap_or(0);
-    let mut resources = Vec::new();
-    for version in spec
-        .get("versions")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
-        if version.get("served") != Some(&Value::Bool(true)) {
-            continue;
-        }
-        let compiled = Arc::new(compile(version, spec, revision));
-        let mut subresources = Vec::new();
-        if compiled.status {
-            subresources.push(registry::builtin::subresource("status"));
-        }
-        if compiled.scale.is_some() {
-            subresources.push(Subresource {
-                ..registry::builtin::subresource("scale")
-            });
-        }
-        resources.push(Arc::new(Resource {
-            group: text("/group"),
-            version: object::text(version, "/name").into(),
-            kind: text("/names/kind"),
-            list_kind: text("/names/listKind"),
-            plural: text("/names/plural"),
-            singular: text("/names/singular"),
-            short_names: list("/names/shortNames"),
-            categories: list("/names/categories"),
-            namespaced: object::text(spec, "/scope") == "Namespaced",
-            storage: object::name(crd).into(),
-            verbs: registry::ALL_VERBS,
-            subresources,
-            schema: Schema::Custom(compiled),
-            inert: None,
-        }));
-    }
-    resources.sort_by_key(|r| std::cmp::Reverse(version_order(&r.version)));
-    resources
-}
-
-fn compile(version: &Value, spec: &Value, revision: u64) -> CustomVersion {
-    let source = version
-        .pointer("/schema/openAPIV3Schema")
-        .cloned()
-        .unwrap_or(Value::Null);
-    let mut schema = source.is_object().then(|| Structural::compile(&source));
-    if spec.get("preserveUnknownFields") == Some(&Value::Bool(true))
-        && let Some(schema) = &mut schema
-    {
-        schema.preserve_unknown = true;
-    }
-    let column = |c: &Value| PrinterColumn {
-        name: object::text(c, "/name").into(),
-        kind: object::text(c, "/type").into(),
-        format: object::text(c, "/format").into(),
-        description: object::text(c, "/description").into(),
-        priority: c.get("priority").and_then(Value::as_i64).unwrap_or(0),
-        path: object::text(c, "/jsonPath").into(),
-    };
-    let array = |pointer: &str| {
-        version
-            .pointer(pointer)
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-    };
-    let scale = version.pointer("/subresources/scale").map(|s| ScalePaths {
-        spec: object::text(s, "/specReplicasPath").into(),
-        status: object::text(s, "/statusReplicasPath").into(),
-        selector: s
-            .get("labelSelectorPath")
-            .and_then(Value::as_str)
-            .map(Into::into),
-    });
-    let deprecated = version.get("deprecated") == Some(&Value::Bool(true));
-    let default_warning = || {
-        format!(
-            "{}/{} {} is deprecated",
-            object::text(spec, "/group"),
-            object::text(version, "/name"),
-            object::text(spec, "/names/kind")
-        )
-    };
-    let warning = version
-        .get("deprecationWarning")
-        .and_then(Value::as_str)
-        .map(str::to_string);
-    CustomVersion {
-        schema,
-        revision,
-        source,
-        columns: array("/additionalPrinterColumns").map(column).collect(),
-        status: version.pointer("/subresources/status").is_some(),
-        scale,
-        selectable: array("/selectableFields")
-            .map(|f| {
-                object::text(f, "/jsonPath")
-                    .trim_start_matches('.')
-                    .to_string()
-            })
-            .collect(),
-        deprecation: deprecated.then(|| warning.unwrap_or_else(default_warning)),
+/// Fills in what the schema declares as default.
+pub fn default(version: &CustomVersion, value: &mut Value) {
+    if let Some(schema) = &version.schema {
+        prune::default(schema, value);
     }
 }
 
-/// What the creator of a definition must know: rules in it that are not evaluated.
-pub fn unevaluated(resource: &Resource, crd: &Value) -> Option<String> {
-    if !resource.is("apiextensions.k8s.io", "CustomResourceDefinition") {
-        return None;
+/// An object as it is stored: in one version, in the form of that version.
+pub fn stored(version: &CustomVersion, mut value: Value) -> Value {
+    let storage = &version.storage;
+    if object::text(&value, "/apiVersion") != storage.api_version {
+        convert(&mut value, &storage.api_version, storage.schema.as_deref());
     }
-    let versions = crd.pointer("/spec/versions").and_then(Value::as_array)?;
-    let schemas = versions
-        .iter()
-        .filter_map(|v| v.pointer("/schema/openAPIV3Schema"));
-    let rules: usize = schemas.map(|s| Structural::compile(s).rules_below()).sum();
-    (rules > 0).then(|| {
-        format!(
-            "{rules} validation rules (x-kubernetes-validations) of {} are stored, but this API server does not evaluate them",
-            object::name(crd)
-        )
-    })
+    value
+}
+
+/// A stored object as a version shows it: pruned and with defaults by its schema as it is now.
+pub fn present<'a>(
+    resource: &Resource,
+    version: &CustomVersion,
+    value: &'a Value,
+) -> Cow<'a, Value> {
+    let api_version = resource.api_version();
+    let written = object::text(value, "/metadata/resourceVersion").parse::<u64>();
+    let current = object::text(value, "/apiVersion") == api_version
+        && written.is_ok_and(|at| at > version.revision);
+    if current {
+        return Cow::Borrowed(value);
+    }
+    let mut value = value.clone();
+    convert(&mut value, &api_version, version.schema.as_deref());
+    Cow::Owned(value)
+}
+
+/// Between versions nothing changes but the version, and what one of them knows and the other
+/// does not.
+fn convert(value: &mut Value, api_version: &str, schema: Option<&Structural>) {
+    if let Some(map) = value.as_object_mut() {
+        map.insert("apiVersion".into(), api_version.into());
+    }
+    // A stored object has metadata that was checked when it came.
+    if let Err(why) = prune::prune(schema, value, &mut Findings::default()) {
+        tracing::warn!(why, api_version, "a stored object does not fit its schema");
+    }
+    if let Some(schema) = schema {
+        prune::default(schema, value);
+    }
 }
 
 /// Order of versions as Kubernetes prefers them: GA, beta, alpha, each the higher the better.
@@ -332,20 +228,5 @@ mod tests {
             versions,
             ["v10", "v2", "v1", "v1beta2", "v1beta1", "v1alpha1", "foo"]
         );
-    }
-
-    #[test]
-    fn a_definition_is_established_at_once() {
-        let mut crd = json!({"metadata": {"name": "foos.example.com"}, "spec": {
-            "group": "example.com", "scope": "Namespaced", "names": {"plural": "foos", "kind": "Foo"},
-            "versions": [{"name": "v1", "served": true, "storage": true,
-                "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
-        defaults(&mut crd);
-        assert_eq!(crd["status"]["storedVersions"], json!(["v1"]));
-        assert_eq!(crd["status"]["acceptedNames"]["listKind"], "FooList");
-        let conditions = crd["status"]["conditions"].clone();
-        defaults(&mut crd);
-        assert_eq!(crd["status"]["conditions"], conditions, "times stay");
-        assert_eq!(resources(&crd).len(), 1);
     }
 }

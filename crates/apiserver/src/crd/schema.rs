@@ -1,8 +1,9 @@
 //! A CRD's OpenAPI schema, compiled into the form that the walks read.
 
+use super::rules::{self, Rules};
 use regex::Regex;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// JSON types of OpenAPI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub enum JsonType {
 pub enum Additional {
     /// Any value.
     Any,
+    /// None.
+    Forbidden,
     /// Values of this form.
     Schema(Box<Structural>),
 }
@@ -82,8 +85,8 @@ pub struct Structural {
     pub list_kind: Option<ListKind>,
     /// Whether a map is owned as a whole.
     pub atomic_map: bool,
-    /// Number of CEL rules at this node.
-    pub rules: usize,
+    /// Rules at this node, compiled.
+    pub rules: Option<Arc<Rules>>,
 }
 
 /// Limits of a value.
@@ -112,8 +115,15 @@ pub struct Limits {
 }
 
 impl Structural {
-    /// Reads `openAPIV3Schema`. What it cannot hold (checked before by `check`) is left out.
+    /// Reads `openAPIV3Schema` and compiles its rules. What it cannot hold (checked before by
+    /// `check`) is left out.
     pub fn compile(source: &Value) -> Structural {
+        let mut schema = Self::read(source);
+        rules::compile(&mut schema, source, true);
+        schema
+    }
+
+    fn read(source: &Value) -> Structural {
         let get = |key: &str| source.get(key);
         let flag = |key: &str| get(key) == Some(&Value::Bool(true));
         let many = |key: &str| -> Vec<Structural> {
@@ -121,13 +131,14 @@ impl Structural {
                 .and_then(Value::as_array)
                 .into_iter()
                 .flatten()
-                .map(Self::compile)
+                .map(Self::read)
                 .collect()
         };
         let additional = match get("additionalProperties") {
             Some(Value::Bool(true)) => Some(Additional::Any),
+            Some(Value::Bool(false)) => Some(Additional::Forbidden),
             Some(schema @ Value::Object(_)) => {
-                Some(Additional::Schema(Box::new(Self::compile(schema))))
+                Some(Additional::Schema(Box::new(Self::read(schema))))
             }
             _ => None,
         };
@@ -146,12 +157,12 @@ impl Structural {
                 .and_then(Value::as_object)
                 .into_iter()
                 .flatten()
-                .map(|(k, v)| (k.clone(), Self::compile(v)))
+                .map(|(k, v)| (k.clone(), Self::read(v)))
                 .collect(),
             additional,
             items: get("items")
                 .filter(|i| i.is_object())
-                .map(|i| Box::new(Self::compile(i))),
+                .map(|i| Box::new(Self::read(i))),
             required: strings("required"),
             allowed: get("enum")
                 .and_then(Value::as_array)
@@ -166,7 +177,7 @@ impl Structural {
             all_of: many("allOf"),
             any_of: many("anyOf"),
             one_of: many("oneOf"),
-            not: get("not").map(|n| Box::new(Self::compile(n))),
+            not: get("not").map(|n| Box::new(Self::read(n))),
             list_kind: match get("x-kubernetes-list-type").and_then(Value::as_str) {
                 Some("map") => Some(ListKind::Map(strings("x-kubernetes-list-map-keys"))),
                 Some("set") => Some(ListKind::Set),
@@ -174,20 +185,20 @@ impl Structural {
                 None => None,
             },
             atomic_map: get("x-kubernetes-map-type").and_then(Value::as_str) == Some("atomic"),
-            rules: get("x-kubernetes-validations")
-                .and_then(Value::as_array)
-                .map_or(0, Vec::len),
+            rules: None,
         }
     }
 
-    /// CEL rules at this node and below.
-    pub fn rules_below(&self) -> usize {
-        let additional = match &self.additional {
-            Some(Additional::Schema(s)) => s.rules_below(),
-            _ => 0,
-        };
-        let properties: usize = self.properties.values().map(Self::rules_below).sum();
-        self.rules + additional + properties + self.items.as_ref().map_or(0, |i| i.rules_below())
+    /// The schema at a path of names.
+    pub fn at(&self, path: &str) -> Option<&Structural> {
+        path.split('.')
+            .try_fold(self, |schema, name| schema.properties.get(name))
+    }
+
+    /// Whether it describes a text, a truth value or a whole number.
+    pub fn is_plain(&self) -> bool {
+        use JsonType::{Boolean, Integer, String};
+        matches!(self.kind, Some(String | Boolean | Integer))
     }
 
     /// The schema of a key of a map.

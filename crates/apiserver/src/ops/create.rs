@@ -4,7 +4,7 @@ use super::{Writer, key, shape};
 use crate::{
     admission,
     api::Api,
-    apply,
+    apply, crd,
     decode::Decoded,
     defaults, hooks,
     object::{self, Object},
@@ -15,7 +15,7 @@ use crate::{
 };
 use rand::RngExt;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 /// Attempts to find a free name from `generateName`.
 const NAME_ATTEMPTS: usize = 8;
@@ -50,6 +50,14 @@ fn create_shaped(
     mut value: Value,
     writer: &mut Writer<'_>,
 ) -> Result<Arc<Object>> {
+    if resource
+        .custom()
+        .is_some_and(|v| v.life.terminating.load(Ordering::Relaxed))
+    {
+        return Err(ApiError::method_not_allowed_because(
+            "create not allowed while custom resource definition is terminating",
+        ));
+    }
     place(api, resource, namespace, &mut value)?;
     let generated = generate_name(&mut value);
     let name = object::name(&value).to_string();
@@ -66,7 +74,10 @@ fn create_shaped(
     stamp(resource, &mut value);
     defaults::on_create(resource, &mut value);
     admission::on_create(api, resource, &mut value, writer)?;
-    validation::on_create(api, resource, &value)?;
+    validation::on_create(resource, &value, writer)?;
+    if is_definition(resource) {
+        crd::settle(api, &mut value);
+    }
     let allocated = hooks::allocate(api, resource, &mut value, None, writer.dry_run)?;
     match managers {
         Some(managers) => object::set_metadata(&mut value, "managedFields", Some(managers)),
@@ -76,12 +87,11 @@ fn create_shaped(
         tracing::warn!(kind = %resource.kind, %name, "{why}");
         writer.warn(format!("{} {why}", resource.qualified()));
     }
-    if let Some(text) = crate::crd::unevaluated(resource, &value) {
-        tracing::warn!(%name, "{text}");
-        writer.warn(text);
-    }
     if writer.dry_run {
         return Ok(Arc::new(Object::new(value, 0)));
+    }
+    if let Some(version) = resource.custom() {
+        value = crd::stored(version, value);
     }
     match store(api, resource, namespace, value, generated) {
         Ok(object) => {
@@ -131,6 +141,11 @@ fn store(
         &resource.plural,
         object::name(&value),
     ))
+}
+
+/// Whether objects of the resource define resources.
+pub(super) fn is_definition(resource: &Resource) -> bool {
+    resource.is("apiextensions.k8s.io", "CustomResourceDefinition")
 }
 
 /// Puts the object into the namespace of the request, which must exist.

@@ -1,10 +1,14 @@
 //! Changing an object: all of it, or one of its parts.
 
-use super::{Writer, create::has_generation, key};
+use super::{
+    Writer,
+    create::{has_generation, is_definition},
+    key,
+};
 use crate::{
     admission,
     api::Api,
-    apply, defaults, hooks,
+    apply, crd, defaults, hooks,
     object::{self, Object},
     registry::{Resource, Schema},
     status::{ApiError, Cause, Result},
@@ -12,7 +16,7 @@ use crate::{
     validation,
 };
 use serde_json::Value;
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 /// Which part of an object a request may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,12 +59,21 @@ pub fn update(
     let target = key(resource, namespace, name);
     loop {
         let current = super::get(api, resource, namespace, name)?;
-        let proposed = change(current.value(), writer)?;
-        check_identity(resource, current.value(), &proposed)?;
-        let next = prepare(api, resource, part, current.value(), proposed, writer)?;
-        let Some(next) = next else { return Ok(current) };
+        let shown = match resource.custom() {
+            Some(version) => crd::present(resource, version, current.value()),
+            None => Cow::Borrowed(current.value()),
+        };
+        let proposed = change(&shown, writer)?;
+        check_identity(resource, &shown, &proposed)?;
+        let next = prepare(api, resource, part, &shown, proposed, writer)?;
+        let Some(mut next) = next else {
+            return Ok(current);
+        };
         if writer.dry_run {
             return Ok(Arc::new(Object::new(next, current.revision())));
+        }
+        if let Some(version) = resource.custom() {
+            next = crd::stored(version, next);
         }
         match api.store.update(&target, current.revision(), next) {
             Ok(updated) => {
@@ -131,7 +144,10 @@ fn prepare(
         admission::on_update(resource, current, &next, writer)?;
     }
     hooks::allocate(api, resource, &mut next, Some(current), writer.dry_run)?;
-    validation::on_update(api, resource, current, &next, part)?;
+    validation::on_update(resource, current, &next, part, writer)?;
+    if is_definition(resource) {
+        crd::settle(api, &mut next);
+    }
     if has_generation(resource) && spec_changed(resource, current, &next) {
         let generation = current
             .pointer("/metadata/generation")

@@ -12,45 +12,56 @@ mod service;
 mod volumes;
 mod workload;
 
-pub use meta::dns_subdomain;
+pub use meta::{dns_label, dns_subdomain};
 
 use crate::{
-    api::Api,
     crd, object,
-    ops::Part,
+    ops::{Part, Writer},
     registry::{Resource, Schema},
     status::{ApiError, Cause, Result},
 };
 use serde_json::Value;
 
 /// A new object.
-pub fn on_create(api: &Api, resource: &Resource, value: &Value) -> Result<()> {
+pub fn on_create(resource: &Resource, value: &Value, writer: &mut Writer<'_>) -> Result<()> {
     let mut causes = Vec::new();
     meta::object(resource, value, &mut causes);
-    kind(api, resource, value, &mut causes);
+    match &resource.schema {
+        Schema::Custom(version) => judged(crd::on_create(version, value), &mut causes, writer),
+        Schema::Builtin(_) => kind(resource, value, None, &mut causes),
+    }
     refuse(resource, value, causes)
+}
+
+fn judged(verdict: crd::Verdict, causes: &mut Vec<Cause>, writer: &mut Writer<'_>) {
+    causes.extend(verdict.causes);
+    verdict
+        .warnings
+        .into_iter()
+        .for_each(|text| writer.warn(text));
 }
 
 /// A changed object.
 pub fn on_update(
-    api: &Api,
     resource: &Resource,
     current: &Value,
     next: &Value,
     part: Part,
+    writer: &mut Writer<'_>,
 ) -> Result<()> {
     let mut causes = Vec::new();
     meta::object(resource, next, &mut causes);
     if object::terminating(current) {
         meta::no_new_finalizers(current, next, &mut causes);
     }
-    match part {
-        Part::Object => {
-            kind(api, resource, next, &mut causes);
-            immutable(resource, current, next, &mut causes);
+    match (part, &resource.schema) {
+        (_, Schema::Custom(version)) => {
+            let verdict = crd::on_update(version, next, current, part);
+            judged(verdict, &mut causes, writer);
         }
-        Part::Status if matches!(resource.schema, Schema::Custom(_)) => {
-            kind(api, resource, next, &mut causes);
+        (Part::Object, Schema::Builtin(_)) => {
+            kind(resource, next, Some(current), &mut causes);
+            immutable(resource, current, next, &mut causes);
         }
         _ => {}
     }
@@ -69,10 +80,7 @@ fn refuse(resource: &Resource, value: &Value, causes: Vec<Cause>) -> Result<()> 
     ))
 }
 
-fn kind(api: &Api, resource: &Resource, value: &Value, causes: &mut Vec<Cause>) {
-    if let Schema::Custom(version) = &resource.schema {
-        return crd::validate(version, value, causes);
-    }
+fn kind(resource: &Resource, value: &Value, current: Option<&Value>, causes: &mut Vec<Cause>) {
     match (resource.group.as_ref(), resource.kind.as_ref()) {
         ("", "Pod") => pod::pod(value, causes),
         ("", "Service") => service::service(value, causes),
@@ -85,7 +93,7 @@ fn kind(api: &Api, resource: &Resource, value: &Value, causes: &mut Vec<Cause>) 
         }
         ("batch", "Job") => workload::job(value, causes),
         ("rbac.authorization.k8s.io", kind) => rbac(kind, value, causes),
-        ("apiextensions.k8s.io", _) => crd::check(api, value, causes),
+        ("apiextensions.k8s.io", _) => crd::check(value, current, causes),
         ("autoscaling", "HorizontalPodAutoscaler") => policy::autoscaler(value, causes),
         ("coordination.k8s.io", _) => policy::lease(value, causes),
         ("discovery.k8s.io", "EndpointSlice") => network::endpoint_slice(value, causes),
@@ -103,7 +111,6 @@ fn immutable(resource: &Resource, current: &Value, next: &Value, causes: &mut Ve
         ("", "Secret") => &["type"],
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => &["roleRef"],
         ("discovery.k8s.io", "EndpointSlice") => &["addressType"],
-        ("apiextensions.k8s.io", _) => &["spec.group", "spec.names.plural", "spec.scope"],
         _ => &[],
     };
     for field in fields {

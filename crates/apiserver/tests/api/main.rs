@@ -10,6 +10,7 @@ mod lifecycle;
 mod listing;
 mod objects;
 mod patching;
+mod rules;
 mod streaming;
 mod upstream;
 mod with_kubectl;

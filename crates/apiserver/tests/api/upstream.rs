@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-fn folder() -> Option<PathBuf> {
+pub fn folder() -> Option<PathBuf> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
     let shared = std::env::var_os("AMBIT_SHARED").map_or_else(beside, PathBuf::from);
     let folder = shared.join("upstream");
@@ -21,7 +21,7 @@ fn folder() -> Option<PathBuf> {
 }
 
 /// All objects of the YAML files below a folder, with the file that each came from.
-fn objects(folder: &Path) -> Vec<(PathBuf, Value)> {
+pub fn objects(folder: &Path) -> Vec<(PathBuf, Value)> {
     let mut found = Vec::new();
     let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
         .unwrap()
@@ -46,7 +46,7 @@ fn objects(folder: &Path) -> Vec<(PathBuf, Value)> {
     found
 }
 
-async fn apply(cluster: &Cluster, object: &Value) -> crate::common::Answer {
+pub async fn apply(cluster: &Cluster, object: &Value) -> crate::common::Answer {
     let version = object["apiVersion"].as_str().unwrap();
     let root = if version.contains('/') {
         format!("/apis/{version}")
