@@ -2,7 +2,7 @@
 //! and to see what a program must do to use it.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -54,21 +54,37 @@ fn reserved(arguments: &[String]) -> Option<i32> {
     ambit_local::reserved(first, rest)
 }
 
-/// Stands in for the sample images: names its host to whoever connects.
+/// Stands in for the sample images: names its host to whoever connects to
+/// 5000 or sends a datagram to 5002, and the client's address on 5001.
 fn serve() -> i32 {
-    let Ok(listener) = TcpListener::bind("0.0.0.0:5000") else {
-        return 1;
-    };
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    for stream in listener.incoming().flatten() {
-        let mut stream = stream;
-        let _ = stream.read(&mut [0; 512]);
-        let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{name}");
-    }
-    0
+    let (host, named) = (name.clone(), name);
+    std::thread::spawn(move || answer(5001, |client| client.ip().to_canonical().to_string()));
+    std::thread::spawn(move || {
+        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 5002))?;
+        loop {
+            let (_, client) = socket.recv_from(&mut [0; 64])?;
+            socket.send_to(host.as_bytes(), client)?;
+        }
+        #[expect(unreachable_code, reason = "names the error type")]
+        std::io::Result::Ok(())
+    });
+    answer(5000, |_| named.clone());
+    1
 }
 
-/// Stands in for the tools image: prints the answer of `host:port`.
+fn answer(port: u16, say: impl Fn(SocketAddr) -> String) {
+    let Ok(listener) = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)) else {
+        return;
+    };
+    while let Ok((mut stream, client)) = listener.accept() {
+        let _ = stream.read(&mut [0; 512]);
+        let _ = write!(stream, "HTTP/1.0 200 OK\r\n\r\n{}", say(client));
+    }
+}
+
+/// Stands in for the tools image: prints the answer of `host:port`, or of
+/// `udp:host:port`.
 fn get(arguments: &[String]) -> i32 {
     let Some(target) = arguments.first() else {
         return 2;
@@ -81,6 +97,9 @@ fn get(arguments: &[String]) -> i32 {
 }
 
 fn ask(target: &str) -> std::io::Result<String> {
+    if let Some(target) = target.strip_prefix("udp:") {
+        return ask_datagram(target);
+    }
     let mut failure = std::io::ErrorKind::NotFound.into();
     for address in target.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, PATIENCE) {
@@ -95,6 +114,21 @@ fn ask(target: &str) -> std::io::Result<String> {
         }
     }
     Err(failure)
+}
+
+fn ask_datagram(target: &str) -> std::io::Result<String> {
+    let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let target = target.to_socket_addrs()?.next();
+    let target = target.ok_or(std::io::ErrorKind::NotFound)?;
+    let target: SocketAddr = match target {
+        SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
+        SocketAddr::V6(_) => target,
+    };
+    socket.send_to(b"?", target)?;
+    let mut buffer = [0; 512];
+    let length = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
 fn command() -> ExitCode {

@@ -7,3 +7,4 @@ mod harness;
 mod lifecycle;
 mod network;
 mod policies;
+mod services;

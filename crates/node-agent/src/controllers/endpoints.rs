@@ -75,9 +75,11 @@ fn endpoints(service: &Service, slices: &[Slice], known: Option<&Endpoints>) -> 
             ..ObjectMeta::default()
         });
     metadata.labels = Some(meta::with_label(labels, MANAGED_BY, MANAGER));
+    // This form has room for one family: the service's first.
+    let family = plan::families(service).into_iter().next();
     let subsets: Vec<_> = slices
         .iter()
-        .filter(|slice| slice.family == "IPv4" && !slice.endpoints.is_empty())
+        .filter(|slice| Some(&slice.family) == family.as_ref() && !slice.endpoints.is_empty())
         .map(subset)
         .collect();
     Endpoints {

@@ -5,19 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{DeleteParams, PostParams};
 
-use super::endpointslice_plan::{self as plan, Slice};
-use super::error::{ControllerError, Doing, is_status};
+use super::endpointslice_plan as plan;
+use super::error::ControllerError;
 use super::meta;
+use super::slices::{self, MANAGED_BY, SERVICE_NAME, Wanted, is_managed_by};
 use super::world::World;
 use crate::informer::{ObjectKey, Queue};
 
 const COMPONENT: &str = "endpointslice-controller";
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
@@ -92,53 +88,26 @@ fn same_endpoint(old: Option<&Pod>, new: Option<&Pod>) -> bool {
 }
 
 fn is_ours(labels: &BTreeMap<String, String>) -> bool {
-    labels
-        .get(MANAGED_BY)
-        .is_some_and(|manager| manager == MANAGER)
-}
-
-fn slices_of(world: &World, key: &ObjectKey) -> Vec<Arc<EndpointSlice>> {
-    let mut slices = world.slices.in_namespace(&key.namespace);
-    slices.retain(|slice| {
-        slice
-            .metadata
-            .labels
-            .as_ref()
-            .is_some_and(|labels| is_ours(labels) && labels.get(SERVICE_NAME) == Some(&key.name))
-    });
-    slices
+    is_managed_by(labels, MANAGER)
 }
 
 async fn reconcile(world: &World, key: ObjectKey) -> Result<(), ControllerError> {
-    let mut known = slices_of(world, &key);
+    let known = slices::of_service(world, &key, MANAGER);
     let service = world
         .services
         .get(&key)
         .filter(|service| plan::selector(service).is_some());
-    if let Some(service) = service.filter(|s| s.metadata.deletion_timestamp.is_none()) {
-        for content in plan::slices(&service, &world.pods.in_namespace(&key.namespace)) {
-            let reusable = known.iter().position(|slice| fits(slice, &content));
-            match reusable {
-                Some(index) => {
-                    let slice = known.remove(index);
-                    update(world, &service, &slice, content).await?;
-                }
-                None => create(world, &service, content).await?,
-            }
-        }
-    }
-    for slice in known {
-        delete(world, &slice).await?;
-    }
-    Ok(())
-}
-
-/// Whether an existing slice can take over this content: the address type of
-/// a slice cannot change, and ports should not where it can be avoided.
-fn fits(slice: &EndpointSlice, content: &Slice) -> bool {
-    let ports = slice.ports.as_deref().unwrap_or_default();
-    slice.address_type == content.family
-        && (ports == content.ports || ports.is_empty() || content.ports.is_empty())
+    let Some(service) = service.filter(|s| s.metadata.deletion_timestamp.is_none()) else {
+        return slices::delete_all(world, known).await;
+    };
+    let wanted = Wanted {
+        service: key.clone(),
+        owner: meta::controller_ref(&*service),
+        labels: labels(&service),
+        annotations: None,
+        contents: plan::slices(&service, &world.pods.in_namespace(&key.namespace)),
+    };
+    slices::apply(world, known, wanted).await
 }
 
 fn labels(service: &Service) -> BTreeMap<String, String> {
@@ -154,66 +123,4 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
         labels.remove(HEADLESS);
     }
     labels
-}
-
-async fn create(world: &World, service: &Service, content: Slice) -> Result<(), ControllerError> {
-    let key = ObjectKey::of(service);
-    let prefix = format!("{}-", key.name);
-    let slice = EndpointSlice {
-        metadata: ObjectMeta {
-            name: Some(meta::generated_name(&prefix)),
-            generate_name: Some(prefix),
-            namespace: Some(key.namespace.clone()),
-            labels: Some(labels(service)),
-            owner_references: Some(vec![meta::controller_ref(service)]),
-            ..ObjectMeta::default()
-        },
-        address_type: content.family.to_owned(),
-        endpoints: content.endpoints,
-        ports: Some(content.ports),
-    };
-    let api = world.api::<EndpointSlice>(&key.namespace);
-    let created = api
-        .create(&PostParams::default(), &slice)
-        .await
-        .doing(|| format!("creating an endpoint slice of {key}"))?;
-    world.slices.observe(created);
-    Ok(())
-}
-
-async fn update(
-    world: &World,
-    service: &Service,
-    slice: &EndpointSlice,
-    content: Slice,
-) -> Result<(), ControllerError> {
-    let mut updated = slice.clone();
-    updated.metadata.labels = Some(labels(service));
-    updated.endpoints = content.endpoints;
-    updated.ports = Some(content.ports);
-    if updated == *slice {
-        return Ok(());
-    }
-    let key = ObjectKey::of(slice);
-    let api = world.api::<EndpointSlice>(&key.namespace);
-    let written = api
-        .replace(&key.name, &PostParams::default(), &updated)
-        .await
-        .doing(|| format!("updating the endpoint slice {key}"))?;
-    world.slices.observe(written);
-    Ok(())
-}
-
-async fn delete(world: &World, slice: &EndpointSlice) -> Result<(), ControllerError> {
-    let key = ObjectKey::of(slice);
-    let api = world.api::<EndpointSlice>(&key.namespace);
-    match api.delete(&key.name, &DeleteParams::default()).await {
-        Ok(_) => {}
-        Err(error) if is_status(&error, 404) => {}
-        Err(error) => return Err(error).doing(|| format!("deleting the endpoint slice {key}")),
-    }
-    world
-        .slices
-        .forget(&key, slice.metadata.uid.as_deref().unwrap_or_default());
-    Ok(())
 }

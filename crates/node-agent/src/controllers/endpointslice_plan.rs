@@ -102,7 +102,8 @@ pub(crate) fn is_headless(service: &Service) -> bool {
         == Some("None")
 }
 
-fn families(service: &Service) -> Vec<&'static str> {
+/// The families of a service, the first one first.
+pub(crate) fn families(service: &Service) -> Vec<&'static str> {
     let given = service
         .spec
         .as_ref()

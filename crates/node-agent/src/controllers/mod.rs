@@ -12,6 +12,7 @@ mod deployment;
 mod deployment_plan;
 mod endpoints;
 mod endpointslice;
+mod endpointslice_mirror;
 mod endpointslice_plan;
 mod error;
 mod events;
@@ -24,6 +25,7 @@ mod pod_gc;
 mod pods;
 mod replicaset;
 mod scheduler;
+mod slices;
 mod taint_eviction;
 mod world;
 
@@ -81,6 +83,10 @@ pub async fn run(client: Client, config: ControllersConfig) -> Result<(), Contro
         (
             "endpointslice",
             Box::pin(endpointslice::start(world.clone())),
+        ),
+        (
+            "endpointslice-mirror",
+            Box::pin(endpointslice_mirror::start(world.clone())),
         ),
         ("endpoints", Box::pin(endpoints::start(world.clone()))),
         (
