@@ -1,16 +1,18 @@
 //! The addresses and names of one cluster, derived from its index on this
 //! machine. Pure.
 //!
-//! One /24 of the host's address space per cluster holds everything that the
-//! host can reach: its own end of the link, the router, the nodes, and the
-//! addresses of load balancers. Pods and services have addresses that exist
-//! only inside, so clusters share those ranges without meeting.
+//! One /24 (in IPv6: one /64) of the host's address space per cluster holds
+//! everything that the host can reach: its own end of the link, the router,
+//! the nodes, and the addresses of load balancers. Pods and services have
+//! addresses that exist only inside, so clusters share those ranges without
+//! meeting.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ambit_node_agent::nft::Family;
+use ipnet::IpNet;
 
-use crate::kind::NODE_PREFIX;
+use crate::kind::node_prefix;
 
 /// Indices of clusters on one machine.
 pub(crate) const INDICES: std::ops::RangeInclusive<u8> = 0..=254;
@@ -18,7 +20,7 @@ pub(crate) const INDICES: std::ops::RangeInclusive<u8> = 0..=254;
 pub(crate) const API_PORT: u16 = 6443;
 /// Port of each node's kubelet.
 pub(crate) const KUBELET_PORT: u16 = 10250;
-/// Last bytes of addresses in the cluster's /24.
+/// Last bytes of addresses in the cluster's network.
 const HOST: u8 = 1;
 const ROUTER: u8 = 2;
 const FIRST_NODE: u8 = 10;
@@ -37,29 +39,34 @@ impl Addresses {
     }
 
     /// The network of all addresses that the host reaches.
-    pub(crate) fn network(self) -> Ipv4Net {
-        Ipv4Net::new_assert(self.at(0), 24)
+    pub(crate) fn network(self, family: Family) -> IpNet {
+        let length = match family {
+            Family::V4 => 24,
+            Family::V6 => 64,
+        };
+        IpNet::new_assert(self.at(family, 0), length)
     }
 
     /// The host's end of the link.
-    pub(crate) fn host(self) -> Ipv4Addr {
-        self.at(HOST)
+    pub(crate) fn host(self, family: Family) -> IpAddr {
+        self.at(family, HOST)
     }
 
-    /// The router: next hop of the host and of all nodes; the API server and
-    /// DNS listen here.
-    pub(crate) fn router(self) -> Ipv4Addr {
-        self.at(ROUTER)
+    /// The router: next hop of the host and of all nodes; the API server
+    /// listens here.
+    pub(crate) fn router(self, family: Family) -> IpAddr {
+        self.at(family, ROUTER)
     }
 
     /// The node at this place of the configuration.
-    pub(crate) fn node(self, place: usize) -> Ipv4Addr {
-        self.at(FIRST_NODE.saturating_add(u8::try_from(place).unwrap_or(u8::MAX)))
+    pub(crate) fn node(self, family: Family, place: usize) -> IpAddr {
+        let place = u8::try_from(place).unwrap_or(u8::MAX);
+        self.at(family, FIRST_NODE.saturating_add(place))
     }
 
     /// First and last address for load balancers.
-    pub(crate) fn balancers(self) -> (Ipv4Addr, Ipv4Addr) {
-        (self.at(BALANCERS.0), self.at(BALANCERS.1))
+    pub(crate) fn balancers(self, family: Family) -> (IpAddr, IpAddr) {
+        (self.at(family, BALANCERS.0), self.at(family, BALANCERS.1))
     }
 
     /// The host's end of the link that connects it to the cluster. The name
@@ -73,20 +80,37 @@ impl Addresses {
         format!("ambit{}r", self.index)
     }
 
-    fn at(self, last: u8) -> Ipv4Addr {
-        Ipv4Addr::new(172, 30, self.index, last)
+    fn at(self, family: Family, last: u8) -> IpAddr {
+        match family {
+            Family::V4 => Ipv4Addr::new(172, 30, self.index, last).into(),
+            // A unique local prefix (RFC 4193) of our own.
+            Family::V6 => Ipv6Addr::new(
+                0xfd61,
+                0x6d62,
+                0x6974,
+                self.index.into(),
+                0,
+                0,
+                0,
+                last.into(),
+            )
+            .into(),
+        }
     }
 }
 
 /// The pod subnet of the node at this place.
-pub(crate) fn pod_subnet(all: Ipv4Net, place: usize) -> Option<Ipv4Net> {
-    all.subnets(NODE_PREFIX).ok()?.nth(place)
+pub(crate) fn pod_subnet(all: IpNet, place: usize) -> Option<IpNet> {
+    all.subnets(node_prefix(all)).ok()?.nth(place)
 }
 
 /// The address at an offset in the service subnet: 1 is the service
 /// `kubernetes`, 10 is DNS.
-pub(crate) fn service_address(services: Ipv4Net, offset: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(services.network()) + offset)
+pub(crate) fn service_address(services: IpNet, offset: u32) -> IpAddr {
+    match services.network() {
+        IpAddr::V4(base) => Ipv4Addr::from(u32::from(base) + offset).into(),
+        IpAddr::V6(base) => Ipv6Addr::from(u128::from(base) + u128::from(offset)).into(),
+    }
 }
 
 /// The name of the node at this place among those of its role, as kind names
@@ -110,11 +134,27 @@ mod tests {
     #[test]
     fn clusters_do_not_share_addresses() {
         let (one, two) = (Addresses::new(0), Addresses::new(1));
-        assert_ne!(one.network(), two.network());
-        assert_eq!(one.node(63).to_string(), "172.30.0.73");
-        assert!(one.node(63) < one.balancers().0);
-        assert!(one.network().contains(&one.balancers().1));
+        for family in [Family::V4, Family::V6] {
+            assert_ne!(one.network(family), two.network(family));
+            assert!(one.node(family, 63) < one.balancers(family).0);
+            assert!(one.network(family).contains(&one.balancers(family).1));
+        }
+        assert_eq!(one.node(Family::V4, 63).to_string(), "172.30.0.73");
+        assert_eq!(two.router(Family::V6).to_string(), "fd61:6d62:6974:1::2");
         assert!(one.router_link().len() < 16);
+    }
+
+    #[test]
+    fn subnets_and_addresses_inside() {
+        let net = |text: &str| text.parse::<IpNet>().expect("a network");
+        assert_eq!(
+            pod_subnet(net("10.244.0.0/16"), 2),
+            Some(net("10.244.2.0/24"))
+        );
+        let six = pod_subnet(net("fd00:10:244::/56"), 2);
+        assert_eq!(six, Some(net("fd00:10:244:2::/64")));
+        let dns = service_address(net("fd00:10:96::/112"), 10);
+        assert_eq!(dns.to_string(), "fd00:10:96::a");
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use ambit_apiserver::kubeconfig;
 use ambit_apiserver::pki::{ClusterPki, KeyCert};
 
-use crate::addresses::{API_PORT, service_address};
 use crate::error::{LocalError, Result};
 use crate::state::{Cluster, Folder, write_private};
 use crate::system::POLICIES;
@@ -17,7 +16,7 @@ pub(crate) fn create(folder: &Folder, cluster: &Cluster) -> Result<()> {
     let admin = keys.admin().map_err(failed)?;
     let text = with(&keys, &cluster.context(), &cluster.url(), &admin);
     write_private(&folder.kubeconfig(), text.as_bytes())?;
-    let inside = format!("https://{}:{API_PORT}", cluster.addresses().router());
+    let inside = format!("https://{}", cluster.inner_api());
     let controllers = keys
         .issue_client("system:kube-controller-manager", Some("system:masters"))
         .map_err(failed)?;
@@ -45,13 +44,18 @@ pub(crate) fn create(folder: &Folder, cluster: &Cluster) -> Result<()> {
 
 /// The cluster's keys.
 pub(crate) fn load(folder: &Folder, cluster: &Cluster) -> Result<ClusterPki> {
-    let names = [
+    let mut names = vec![
         cluster.api.ip().to_string(),
         "127.0.0.1".to_owned(),
+        "::1".to_owned(),
         "localhost".to_owned(),
-        cluster.addresses().router().to_string(),
-        service_address(cluster.service_subnet, 1).to_string(),
     ];
+    let inside = cluster.routers().into_iter();
+    names.extend(
+        inside
+            .chain(cluster.service_addresses(1))
+            .map(|address| address.to_string()),
+    );
     ClusterPki::load_or_generate(&folder.keys(), names).map_err(failed)
 }
 

@@ -13,10 +13,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use ambit_node_agent::nft::Family;
+
 use crate::addresses::{Addresses, INDICES};
 use crate::cleanup;
 use crate::error::{LocalError, Result, file};
-use crate::network::{Network, block_on};
+use crate::network::{End, Network, block_on};
 use crate::report::{Report, send};
 use crate::spawn;
 use crate::state::{Cluster, Folder, ProcessId, Processes};
@@ -120,7 +122,10 @@ fn claim() -> Result<u8> {
         let network = Network::open()?;
         for index in INDICES {
             let addresses = Addresses::new(index);
-            if network.is_routed(addresses.network()).await? {
+            // In both families: the next cluster may want either.
+            if network.is_routed(addresses.network(Family::V4)).await?
+                || network.is_routed(addresses.network(Family::V6)).await?
+            {
                 continue;
             }
             if network
@@ -136,23 +141,20 @@ fn claim() -> Result<u8> {
     })
 }
 
-/// Connects the host with the cluster: one link, one address, one route.
+/// Connects the host with the cluster: one link, with one address and one
+/// route for each version of IP.
 async fn connect(cluster: &Cluster, init: i32) -> Result<()> {
     let addresses = cluster.addresses();
     let network = Network::open()?;
     let link = addresses.host_link();
     network.give_to(&addresses.router_link(), init).await?;
-    network.add_address(&link, addresses.host()).await?;
     network.up(&link).await?;
-    network
-        .route_link(addresses.router(), &link, addresses.host())
-        .await?;
-    network
-        .route_via(
-            addresses.network(),
-            &link,
-            addresses.router(),
-            addresses.host(),
-        )
-        .await
+    for family in cluster.families() {
+        let (host, router) = (addresses.host(family), addresses.router(family));
+        network.add_address(&link, host).await?;
+        let hop = network.join(&link, End::Outer, host, router).await?;
+        let everything = addresses.network(family);
+        network.route_via(everything, &link, hop, host).await?;
+    }
+    Ok(())
 }

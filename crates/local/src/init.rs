@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -23,18 +23,17 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{Signal as Arrivals, SignalKind, signal};
 use tokio::time::Instant;
 
-use crate::addresses::API_PORT;
+use crate::cleanup;
 use crate::control::Control;
 use crate::credentials;
 use crate::error::{Doing, LocalError, Result, file};
 use crate::faults::{self, Faults, Request};
 use crate::mounts;
-use crate::network::{Network, be_router, block_on};
+use crate::network::{End, Network, be_router, block_on};
 use crate::node::NodeStart;
 use crate::report::{Report, send};
 use crate::spawn;
 use crate::state::{Cluster, Folder, ProcessId};
-use crate::{addresses, cleanup};
 
 /// How long to wait before a part that ended is started again.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
@@ -129,12 +128,12 @@ impl Running {
         mounts::isolate()?;
         mounts::mount_proc()?;
         sethostname(&cluster.name).doing("setting the host name")?;
-        be_router()?;
+        be_router(&cluster.families())?;
         be_reachable(&cluster).await?;
         send(report, &Report::Done("network".to_owned()));
         credentials::create(folder, &cluster)?;
         // Bound here, so that clients that are early wait and do not fail.
-        let inside: SocketAddr = (cluster.addresses().router(), API_PORT).into();
+        let inside = cluster.inner_api();
         let inside = TcpListener::bind(inside).doing(format!("listening on {inside}"))?;
         let mut running = Self {
             folder: folder.clone(),
@@ -445,12 +444,16 @@ fn tell(node: &mut Child, start: &NodeStart) -> Result<()> {
 /// The router's side of the link to the host.
 async fn be_reachable(cluster: &Cluster) -> Result<()> {
     let addresses = cluster.addresses();
-    let (link, router) = (addresses.router_link(), addresses.router());
+    let link = addresses.router_link();
     let network = Network::open()?;
     network.up("lo").await?;
-    network.add_address("lo", router).await?;
     network.up(&link).await?;
-    network.route_link(addresses.host(), &link, router).await
+    for family in cluster.families() {
+        let (host, router) = (addresses.host(family), addresses.router(family));
+        network.add_address("lo", router).await?;
+        network.join(&link, End::Router, router, host).await?;
+    }
+    Ok(())
 }
 
 /// The router's end of the link to a node.
@@ -470,15 +473,13 @@ async fn make_link(start: &NodeStart, place: usize, pid: i32) -> Result<()> {
 
 /// Brings the router's end of the link to a node up, with its routes.
 async fn connect_node(cluster: &Cluster, place: usize) -> Result<()> {
-    let (router, node) = (
-        cluster.addresses().router(),
-        cluster.addresses().node(place),
-    );
     let (network, link) = (Network::open()?, link(place));
     network.up(&link).await?;
-    network.route_link(node, &link, router).await?;
-    match addresses::pod_subnet(cluster.pod_subnet, place) {
-        Some(pods) => network.route_via(pods, &link, node, router).await,
-        None => Ok(()),
+    let nodes = cluster.node_addresses(place);
+    let ends = cluster.routers().into_iter().zip(nodes);
+    for ((router, node), pods) in ends.zip(cluster.node_subnets(place)) {
+        let hop = network.join(&link, End::Router, router, node).await?;
+        network.route_via(pods, &link, hop, router).await?;
     }
+    Ok(())
 }

@@ -5,17 +5,22 @@
 //! refused by name, whether kind knows it or not.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 /// The API version of the format.
 const API_VERSION: &str = "kind.x-k8s.io/v1alpha4";
 /// The most nodes a cluster may have; their addresses are a part of a /24.
 const MAX_NODES: usize = 64;
-/// The prefix length of each node's pod subnet.
-pub(crate) const NODE_PREFIX: u8 = 24;
+/// The prefix length of a node's part of a pod subnet.
+pub(crate) fn node_prefix(subnet: IpNet) -> u8 {
+    match subnet {
+        IpNet::V4(_) => 24,
+        IpNet::V6(_) => 64,
+    }
+}
 
 /// Fields of kind's format that mean something we cannot do.
 const UNSUPPORTED: &[&str] = &[
@@ -43,10 +48,61 @@ pub struct Config {
     pub api_address: IpAddr,
     /// Its port; 0 for any free one.
     pub api_port: u16,
-    /// Addresses of pods; each node gets a /24 of it.
-    pub pod_subnet: Ipv4Net,
-    /// Addresses of services.
-    pub service_subnet: Ipv4Net,
+    /// Addresses of pods, one subnet for each version of IP, the first one
+    /// first; each node gets a /24 (in IPv6: a /64) of it.
+    pub pod_subnets: Vec<IpNet>,
+    /// Addresses of services, in the same order.
+    pub service_subnets: Vec<IpNet>,
+}
+
+/// Which versions of IP a cluster uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IpFamily {
+    Ipv4,
+    Ipv6,
+    Dual,
+}
+
+impl IpFamily {
+    /// kind's default for pods and services.
+    fn subnets(self) -> (Vec<IpNet>, Vec<IpNet>) {
+        let four = (
+            IpNet::new_assert([10, 244, 0, 0].into(), 16),
+            IpNet::new_assert([10, 96, 0, 0].into(), 16),
+        );
+        let six = (
+            IpNet::new_assert([0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0].into(), 56),
+            IpNet::new_assert([0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0].into(), 112),
+        );
+        let all = match self {
+            Self::Ipv4 => vec![four],
+            Self::Ipv6 => vec![six],
+            Self::Dual => vec![four, six],
+        };
+        all.into_iter().unzip()
+    }
+
+    /// Whether these are subnets of this family.
+    fn fits(self, subnets: &[IpNet]) -> bool {
+        let four = |net: &IpNet| net.addr().is_ipv4();
+        match (self, subnets) {
+            (Self::Ipv4, [one]) => four(one),
+            (Self::Ipv6, [one]) => !four(one),
+            (Self::Dual, [one, two]) => four(one) != four(two),
+            _ => false,
+        }
+    }
+
+    /// What subnets of this family look like.
+    fn example(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "an IPv4 subnet such as 10.10.0.0/16",
+            Self::Ipv6 => "an IPv6 subnet such as fd00:10::/56",
+            Self::Dual => {
+                "two subnets, one of each version of IP, such as 10.10.0.0/16,fd00:10::/56"
+            }
+        }
+    }
 }
 
 /// One node of the configuration.
@@ -100,6 +156,7 @@ impl Default for Config {
             role,
             labels: BTreeMap::new(),
         };
+        let (pod_subnets, service_subnets) = IpFamily::Ipv4.subnets();
         Self {
             name: None,
             nodes: vec![
@@ -109,8 +166,8 @@ impl Default for Config {
             ],
             api_address: IpAddr::from([127, 0, 0, 1]),
             api_port: 0,
-            pod_subnet: Ipv4Net::new_assert([10, 244, 0, 0].into(), 16),
-            service_subnet: Ipv4Net::new_assert([10, 96, 0, 0].into(), 16),
+            pod_subnets,
+            service_subnets,
         }
     }
 }
@@ -155,7 +212,14 @@ impl Config {
     }
 
     fn read_networking(&mut self, networking: &Value) -> Result<(), ConfigError> {
-        for (key, field) in mapping("networking", networking)? {
+        let fields = mapping("networking", networking)?;
+        // Everything else depends on it.
+        let family = family(fields.get("ipFamily"))?;
+        (self.pod_subnets, self.service_subnets) = family.subnets();
+        if family == IpFamily::Ipv6 {
+            self.api_address = Ipv6Addr::LOCALHOST.into();
+        }
+        for (key, field) in fields {
             let path = format!("networking.{key}");
             match key.as_str() {
                 "apiServerAddress" => {
@@ -169,10 +233,9 @@ impl Config {
                     self.api_port =
                         port.ok_or_else(|| value(&path, "must be a port, or 0 for any"))?;
                 }
-                "podSubnet" => self.pod_subnet = subnet(&path, field)?,
-                "serviceSubnet" => self.service_subnet = subnet(&path, field)?,
-                "ipFamily" if field == "ipv4" || field == "" => {}
-                "ipFamily" => return Err(value(&path, "only ipv4 is supported")),
+                "podSubnet" => self.pod_subnets = subnets(&path, field, family)?,
+                "serviceSubnet" => self.service_subnets = subnets(&path, field, family)?,
+                "ipFamily" => {}
                 "kubeProxyMode" if field == "nftables" => {}
                 "kubeProxyMode" => {
                     return Err(value(
@@ -205,26 +268,39 @@ impl Config {
         }
         self.nodes
             .sort_by_key(|node| node.role != Role::ControlPlane);
-        let room = self
-            .pod_subnet
-            .subnets(NODE_PREFIX)
-            .map(Iterator::count)
-            .unwrap_or(0);
-        if room < self.nodes.len() {
-            let problem = format!(
-                "has room for {room} nodes (a /{NODE_PREFIX} each), but there are {}",
-                self.nodes.len()
-            );
-            return Err(value("networking.podSubnet", problem));
+        self.check_subnets()
+    }
+
+    fn check_subnets(&mut self) -> Result<(), ConfigError> {
+        for subnet in &self.pod_subnets {
+            let prefix = node_prefix(*subnet);
+            // More than there are nodes need not be counted.
+            let room = subnet
+                .subnets(prefix)
+                .map_or(0, |all| all.take(MAX_NODES).count());
+            if room < self.nodes.len() {
+                let problem = format!(
+                    "has room for {room} nodes (a /{prefix} each), but there are {}",
+                    self.nodes.len()
+                );
+                return Err(value("networking.podSubnet", problem));
+            }
         }
-        if self.service_subnet.prefix_len() > 24 {
-            return Err(value("networking.serviceSubnet", "must be a /24 or larger"));
+        // Services are of the first family of pods, if they do not say otherwise.
+        let four = |net: &IpNet| net.addr().is_ipv4();
+        if self.pod_subnets.first().map(four) != self.service_subnets.first().map(four) {
+            self.service_subnets.reverse();
         }
-        if overlap(self.pod_subnet, self.service_subnet) {
-            return Err(value(
-                "networking.serviceSubnet",
-                "overlaps networking.podSubnet",
-            ));
+        for subnet in &self.service_subnets {
+            let longest = if four(subnet) { 24 } else { 120 };
+            if subnet.prefix_len() > longest {
+                let problem = format!("must be a /{longest} or larger");
+                return Err(value("networking.serviceSubnet", problem));
+            }
+            if self.pod_subnets.iter().any(|pods| overlap(*pods, *subnet)) {
+                let problem = "overlaps networking.podSubnet";
+                return Err(value("networking.serviceSubnet", problem));
+            }
         }
         Ok(())
     }
@@ -332,13 +408,26 @@ fn text(path: &str, field: &Value) -> Result<String, ConfigError> {
         .ok_or_else(|| value(path, "must be a text"))
 }
 
-fn subnet(path: &str, field: &Value) -> Result<Ipv4Net, ConfigError> {
-    let net = text(path, field)?.parse::<Ipv4Net>();
-    net.map(|net| net.trunc())
-        .map_err(|_| value(path, "must be an IPv4 subnet such as 10.244.0.0/16"))
+fn family(field: Option<&Value>) -> Result<IpFamily, ConfigError> {
+    match field.and_then(Value::as_str) {
+        None if field.is_none() => Ok(IpFamily::Ipv4),
+        Some("" | "ipv4") => Ok(IpFamily::Ipv4),
+        Some("ipv6") => Ok(IpFamily::Ipv6),
+        Some("dual") => Ok(IpFamily::Dual),
+        _ => Err(value("networking.ipFamily", "must be ipv4, ipv6 or dual")),
+    }
 }
 
-fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
+/// Subnets of a family, separated by commas.
+fn subnets(path: &str, field: &Value, family: IpFamily) -> Result<Vec<IpNet>, ConfigError> {
+    let text = text(path, field)?;
+    let parsed = text.split(',').map(|part| part.trim().parse::<IpNet>());
+    let nets: Option<Vec<IpNet>> = parsed.map(|net| Some(net.ok()?.trunc())).collect();
+    nets.filter(|nets| family.fits(nets))
+        .ok_or_else(|| value(path, format!("must be {}", family.example())))
+}
+
+fn overlap(one: IpNet, other: IpNet) -> bool {
     one.contains(&other) || other.contains(&one)
 }
 
@@ -372,13 +461,40 @@ mod tests {
             (config.api_address.to_string(), config.api_port),
             ("192.0.2.1".into(), 6443)
         );
-        assert_eq!(config.pod_subnet.to_string(), "10.10.0.0/16");
+        let shown = |nets: &[IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(shown(&config.pod_subnets), ["10.10.0.0/16"]);
+        assert_eq!(shown(&config.service_subnets), ["10.20.0.0/16"]);
     }
 
     #[test]
     fn nothing_but_the_head_is_the_default() {
         assert_eq!(parse(""), Ok(Config::default()));
         assert_eq!(Config::default().nodes.len(), 3);
+    }
+
+    #[test]
+    fn families_bring_their_subnets() {
+        let shown = |rest: &str| {
+            let config = parse(&format!("networking: {{{rest}}}")).expect("a configuration");
+            let nets = config.pod_subnets.iter().chain(&config.service_subnets);
+            let nets: Vec<_> = nets.map(ToString::to_string).collect();
+            format!("{} {}", config.api_address, nets.join(" "))
+        };
+        assert_eq!(
+            shown("ipFamily: ipv6"),
+            "::1 fd00:10:244::/56 fd00:10:96::/112"
+        );
+        assert_eq!(
+            shown("ipFamily: dual"),
+            "127.0.0.1 10.244.0.0/16 fd00:10:244::/56 10.96.0.0/16 fd00:10:96::/112"
+        );
+        // The order of pods is that of services, too.
+        assert_eq!(
+            shown(
+                "ipFamily: dual, podSubnet: 'fd00:1::/56,10.1.0.0/16', apiServerAddress: 127.0.0.2"
+            ),
+            "127.0.0.2 fd00:1::/56 10.1.0.0/16 fd00:10:96::/112 10.96.0.0/16"
+        );
     }
 
     #[test]
@@ -390,7 +506,12 @@ mod tests {
         assert!(refused("nodes: [{rolle: worker}]").starts_with("nodes[0].rolle: kind's format"));
         assert!(refused("featureGates: {}").starts_with("featureGates: a local"));
         assert!(refused("nodes: [{role: boss}]").contains("nodes[0].role: must be"));
-        assert!(refused("networking: {ipFamily: dual}").starts_with("networking.ipFamily"));
+        assert!(refused("networking: {ipFamily: both}").starts_with("networking.ipFamily"));
+        assert!(
+            refused("networking: {ipFamily: dual, podSubnet: 10.1.0.0/16}")
+                .starts_with("networking.podSubnet: must be two subnets")
+        );
+        assert!(refused("networking: {serviceSubnet: 'fd00::/112'}").contains("an IPv4 subnet"));
         assert!(
             refused("networking: {apiServerPort: 70000}").starts_with("networking.apiServerPort")
         );

@@ -1,11 +1,13 @@
 //! Links, addresses and routes, over netlink, in the calling thread's network
 //! namespace.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ambit_node_agent::nft::Family;
 use futures_util::TryStreamExt;
-use ipnet::Ipv4Net;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteScope};
+use ipnet::IpNet;
+use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope};
 use rtnetlink::{Error, Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::error::{Doing, LocalError, Result};
@@ -14,6 +16,27 @@ use crate::error::{Doing, LocalError, Result};
 const EEXIST: i32 = 17;
 /// The kernel's "there is none".
 const ENODEV: i32 = 19;
+
+/// An end of a link between the router and somebody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The router's.
+    Router,
+    /// The host's or a node's.
+    Outer,
+}
+
+impl End {
+    /// Its own address on the link, in IPv6, and that of the other end. They
+    /// are the same on every link.
+    fn link_local(self) -> (IpAddr, IpAddr) {
+        let [router, outer] = [1, 2].map(|last| Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last));
+        match self {
+            Self::Router => (router.into(), outer.into()),
+            Self::Outer => (outer.into(), router.into()),
+        }
+    }
+}
 
 /// A connection to the kernel's network configuration.
 pub(crate) struct Network {
@@ -138,56 +161,77 @@ impl Network {
     }
 
     /// Gives a link an address of its own, with nothing else on it.
-    pub(crate) async fn add_address(&self, name: &str, address: Ipv4Addr) -> Result<()> {
+    pub(crate) async fn add_address(&self, name: &str, address: IpAddr) -> Result<()> {
+        let alone = if address.is_ipv4() { 32 } else { 128 };
+        self.assign(name, address, alone).await
+    }
+
+    async fn assign(&self, name: &str, address: IpAddr, length: u8) -> Result<()> {
         let index = self.index(name).await?;
-        let request = self.handle.address().add(index, IpAddr::V4(address), 32);
+        let mut request = self.handle.address().add(index, address, length).replace();
+        if address.is_ipv6() {
+            // Nobody else can have it: no need to ask around first.
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
         request
             .execute()
             .await
             .doing(format!("giving {name} the address {address}"))
     }
 
-    /// A route to what is directly at the end of a link.
-    pub(crate) async fn route_link(
+    /// Makes one end of a link know the other: `own` reaches `peer`, and what
+    /// is behind it by the next hop that is returned.
+    pub(crate) async fn join(
         &self,
-        to: Ipv4Addr,
         name: &str,
-        source: Ipv4Addr,
-    ) -> Result<()> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+        end: End,
+        own: IpAddr,
+        peer: IpAddr,
+    ) -> Result<IpAddr> {
+        if peer.is_ipv4() {
+            self.route_link(peer, name, own).await?;
+            return Ok(peer);
+        }
+        // Only addresses of the link itself are answered for in IPv6.
+        let (mine, theirs) = end.link_local();
+        self.assign(name, mine, 64).await?;
+        self.route_via(peer.into(), name, theirs, own).await?;
+        Ok(theirs)
+    }
+
+    /// A route to what is directly at the end of a link.
+    async fn route_link(&self, to: IpAddr, name: &str, source: IpAddr) -> Result<()> {
+        let route = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(to, 32)
+            .and_then(|route| route.pref_source(source))
+            .map_err(std::io::Error::other)
+            .doing(format!("making the route to {to}"))?
             .output_interface(self.index(name).await?)
-            .pref_source(source)
-            .scope(RouteScope::Link)
-            .build();
-        self.handle
-            .route()
-            .add(route)
-            .execute()
-            .await
-            .doing(format!("adding the route to {to}"))
+            .scope(RouteScope::Link);
+        self.add_route(route.build(), to.into()).await
     }
 
     /// A route over a next hop that is at the end of a link.
     pub(crate) async fn route_via(
         &self,
-        to: Ipv4Net,
+        to: IpNet,
         name: &str,
-        hop: Ipv4Addr,
-        source: Ipv4Addr,
+        hop: IpAddr,
+        source: IpAddr,
     ) -> Result<()> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+        let route = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(to.network(), to.prefix_len())
-            .output_interface(self.index(name).await?)
-            .gateway(hop)
-            .pref_source(source)
-            .build();
-        self.handle
-            .route()
-            .add(route)
-            .execute()
-            .await
-            .doing(format!("adding the route to {to}"))
+            .and_then(|route| route.gateway(hop))
+            .and_then(|route| route.pref_source(source))
+            .map_err(std::io::Error::other)
+            .doing(format!("making the route to {to}"))?
+            .output_interface(self.index(name).await?);
+        self.add_route(route.build(), to).await
+    }
+
+    async fn add_route(&self, route: RouteMessage, to: IpNet) -> Result<()> {
+        let added = self.handle.route().add(route).replace().execute().await;
+        added.doing(format!("adding the route to {to}"))
     }
 
     /// Removes a link (and its peer); one that is gone is as good.
@@ -205,28 +249,36 @@ impl Network {
 
     /// Whether the host already has a route into this network (other than a
     /// default one).
-    pub(crate) async fn is_routed(&self, network: Ipv4Net) -> Result<bool> {
-        let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    pub(crate) async fn is_routed(&self, network: IpNet) -> Result<bool> {
+        let query = match network {
+            IpNet::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            IpNet::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        };
         let mut routes = self.handle.route().get(query).execute();
         while let Some(route) = routes.try_next().await.doing("listing routes")? {
-            let prefix = route.header.destination_prefix_length;
-            let found = route
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
-                    _ => None,
-                });
-            let net = found.and_then(|address| Ipv4Net::new(address, prefix).ok());
             // Shorter ones lead elsewhere as a whole; ours would be more exact.
-            if net.is_some_and(|net| {
-                prefix >= 16 && (net.contains(&network) || network.contains(&net))
-            }) {
+            let meets = |net: IpNet| {
+                net.prefix_len() >= 16 && (net.contains(&network) || network.contains(&net))
+            };
+            if destination(&route).is_some_and(meets) {
                 return Ok(true);
             }
         }
         Ok(false)
     }
+}
+
+/// Where a route leads.
+fn destination(route: &RouteMessage) -> Option<IpNet> {
+    let address = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+            _ => None,
+        });
+    IpNet::new(address?, route.header.destination_prefix_length).ok()
 }
 
 fn is_errno(error: &Error, errno: i32) -> bool {
@@ -236,12 +288,20 @@ fn is_errno(error: &Error, errno: i32) -> bool {
 
 /// Makes the calling thread's network namespace forward packets, and accept
 /// those whose way back is another: the routes of a cluster are all known.
-pub(crate) fn be_router() -> Result<()> {
-    for (name, value) in [
+pub(crate) fn be_router(families: &[Family]) -> Result<()> {
+    let mut settings = vec![
         ("net/ipv4/ip_forward", "1"),
         ("net/ipv4/conf/all/rp_filter", "0"),
         ("net/ipv4/conf/default/rp_filter", "0"),
-    ] {
+    ];
+    if families.contains(&Family::V6) {
+        settings.extend([
+            ("net/ipv6/conf/all/disable_ipv6", "0"),
+            ("net/ipv6/conf/default/disable_ipv6", "0"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+        ]);
+    }
+    for (name, value) in settings {
         let path = format!("/proc/sys/{name}");
         std::fs::write(&path, value).map_err(crate::error::file("writing", path))?;
     }

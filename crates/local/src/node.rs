@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use ambit_node_agent::kubelet::{
 use ambit_node_agent::network_policy::NetworkPolicies;
 use ambit_node_agent::nft::Family;
 use ambit_node_agent::service_proxy::{self, ServiceProxyConfig};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::Taint;
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -29,11 +29,11 @@ use nix::unistd::{Pid, sethostname};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::addresses::{KUBELET_PORT, pod_subnet};
+use crate::addresses::KUBELET_PORT;
 use crate::error::{Doing, LocalError, Result, file};
 use crate::kind::Role;
 use crate::mounts;
-use crate::network::{Network, be_router, block_on};
+use crate::network::{End, Network, be_router, block_on};
 use crate::parts::ending;
 use crate::state::{Cluster, Folder};
 use crate::{credentials, parts};
@@ -49,12 +49,14 @@ const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct NodeStart {
     pub(crate) name: String,
-    pub(crate) address: Ipv4Addr,
-    router: Ipv4Addr,
+    /// Its addresses, the first family's first.
+    addresses: Vec<IpAddr>,
+    /// The router's, in the same order.
+    routers: Vec<IpAddr>,
     /// The node's end of its link, to be renamed.
     pub(crate) link: String,
-    pods: Option<Ipv4Net>,
-    dns: Ipv4Addr,
+    pods: Vec<IpNet>,
+    dns: Option<IpAddr>,
     role: Role,
     /// Whether ordinary pods stay away.
     reserved: bool,
@@ -78,11 +80,10 @@ impl NodeStart {
             reason: format!("there is no node {place}"),
         };
         let record = cluster.nodes.get(place).ok_or_else(missing)?;
-        let addresses = cluster.addresses();
-        let address = addresses.node(place);
+        let addresses = cluster.node_addresses(place);
         let keys = credentials::load(folder, cluster)?;
         let serving = keys
-            .node_serving(&record.name, &[IpAddr::V4(address)])
+            .node_serving(&record.name, &addresses)
             .map_err(|error| LocalError::Part {
                 part: record.name.clone(),
                 reason: error.to_string(),
@@ -93,10 +94,10 @@ impl NodeStart {
         };
         Ok(Self {
             name: record.name.clone(),
-            address,
-            router: addresses.router(),
+            addresses,
+            routers: cluster.routers(),
             link: format!("node{place}p"),
-            pods: pod_subnet(cluster.pod_subnet, place),
+            pods: cluster.node_subnets(place),
             dns: cluster.dns(),
             role: record.role,
             reserved: record.role == Role::ControlPlane && cluster.nodes.len() > 1,
@@ -130,7 +131,7 @@ pub(crate) fn main() -> Result<()> {
     let programs = start.program.parent().map(Path::to_owned);
     mounts::enter(&programs.into_iter().collect::<Vec<_>>())?;
     sethostname(&start.name).doing("setting the host name")?;
-    be_router()?;
+    be_router(&start.families())?;
     block_on(configure_network(&start))?;
     write_files(&start)?;
     let mut command = Command::new(&start.program);
@@ -167,25 +168,33 @@ async fn configure_network(start: &NodeStart) -> Result<()> {
     let network = Network::open()?;
     network.up("lo").await?;
     network.rename(&start.link, INTERFACE).await?;
-    network.add_address(INTERFACE, start.address).await?;
     network.up(INTERFACE).await?;
-    network
-        .route_link(start.router, INTERFACE, start.address)
-        .await?;
-    let everywhere = Ipv4Net::default();
-    network
-        .route_via(everywhere, INTERFACE, start.router, start.address)
-        .await
+    for (own, router) in start.addresses.iter().zip(&start.routers) {
+        network.add_address(INTERFACE, *own).await?;
+        let hop = network.join(INTERFACE, End::Outer, *own, *router).await?;
+        network
+            .route_via(everywhere(*own), INTERFACE, hop, *own)
+            .await?;
+    }
+    Ok(())
+}
+
+/// The network of all addresses of one's own version of IP.
+fn everywhere(own: IpAddr) -> IpNet {
+    match own {
+        IpAddr::V4(_) => Ipv4Net::default().into(),
+        IpAddr::V6(_) => Ipv6Net::default().into(),
+    }
 }
 
 /// The files by which a machine knows itself. The node has no name servers:
 /// like any node it does not resolve the cluster's names, and there is no way
 /// out of a local cluster.
 fn write_files(start: &NodeStart) -> Result<()> {
-    let hosts = format!(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost\n{}\t{}\n",
-        start.address, start.name
-    );
+    let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost\n".to_owned();
+    for address in &start.addresses {
+        hosts.push_str(&format!("{address}\t{}\n", start.name));
+    }
     for (path, text) in [
         ("/etc/hostname", format!("{}\n", start.name)),
         ("/etc/hosts", hosts),
@@ -206,14 +215,15 @@ pub(crate) fn agent() -> Result<()> {
     let (start, _) = NodeStart::read()?;
     parts::run(async move {
         let client = parts::client(&start.policies_kubeconfig).await?;
-        let policies = NetworkPolicies::new(client, start.name.clone(), vec![Family::V4]);
+        let families = start.families();
+        let policies = NetworkPolicies::new(client, start.name.clone(), families.clone());
         let kubelet = start.kubelet(policies.clone()).await?;
         let client = parts::client(&start.proxy_kubeconfig).await?;
         let proxy = ServiceProxyConfig {
             node_name: Some(start.name.clone()),
-            node_addresses: vec![IpAddr::V4(start.address)],
-            pod_subnets: start.pods.map(IpNet::V4).into_iter().collect(),
-            families: vec![Family::V4],
+            node_addresses: start.addresses.clone(),
+            pod_subnets: start.pods.clone(),
+            families,
         };
         tokio::select! {
             end = kubelet::run(kubelet, CancellationToken::new()) => ending("the kubelet", end),
@@ -224,6 +234,19 @@ pub(crate) fn agent() -> Result<()> {
 }
 
 impl NodeStart {
+    fn families(&self) -> Vec<Family> {
+        let addresses = self.addresses.iter();
+        addresses.map(|address| Family::of(*address)).collect()
+    }
+
+    /// Where to listen for clients of all the cluster's versions of IP.
+    fn anywhere(&self) -> IpAddr {
+        match self.addresses.iter().all(IpAddr::is_ipv4) {
+            true => Ipv4Addr::UNSPECIFIED.into(),
+            false => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
+
     async fn kubelet(&self, policies: Arc<NetworkPolicies>) -> Result<KubeletConfig> {
         let part = |error: &dyn std::fmt::Display| LocalError::Part {
             part: "the node agent".to_owned(),
@@ -246,8 +269,8 @@ impl NodeStart {
         Ok(KubeletConfig {
             node_name: self.name.clone(),
             client: parts::client(&self.kubeconfig).await?,
-            node_ip: IpAddr::V4(self.address),
-            pod_cidr: self.pods.map(IpNet::V4),
+            node_ips: self.addresses.clone(),
+            pod_cidrs: self.pods.clone(),
             labels,
             taints,
             version: parts::VERSION.to_owned(),
@@ -262,14 +285,14 @@ impl NodeStart {
                 ..CniConfig::default()
             },
             policies: Some(policies),
-            cluster_dns: vec![IpAddr::V4(self.dns)],
+            cluster_dns: self.dns.into_iter().collect(),
             cluster_domain: parts::DOMAIN.to_owned(),
             resolv_conf: "/etc/resolv.conf".into(),
             cgroup_parent: self.cgroup.clone(),
             init_program: self.program.clone(),
             catalogue: Arc::new(catalogue),
             server: ServerConfig {
-                listen: (Ipv4Addr::UNSPECIFIED, KUBELET_PORT).into(),
+                listen: (self.anywhere(), KUBELET_PORT).into(),
                 client_ca_pem: self.ca.clone(),
                 allowed_clients: vec![API_SERVER_CLIENT.to_owned()],
                 serving: Some(self.serving.clone()),

@@ -7,13 +7,11 @@ use std::path::{Path, PathBuf};
 
 use ambit_apiserver::Server;
 use ambit_node_agent::controllers::{self, ControllersConfig};
-use ambit_node_agent::nft::Family;
 use ambit_node_agent::service_proxy::{self, ServiceProxyConfig};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::Value;
 
-use crate::addresses::API_PORT;
 use crate::credentials;
 use crate::error::{Doing, LocalError, Result, file};
 use crate::spawn;
@@ -48,8 +46,8 @@ pub(crate) fn api_server(arguments: &[String]) -> Result<()> {
             .listener(outside)
             .listener(inside)
             .name(cluster.api.ip().to_string())
-            .advertise((cluster.addresses().router(), API_PORT).into())
-            .service_cidrs(vec![cluster.service_subnet.into()])
+            .advertise(cluster.inner_api())
+            .service_cidrs(cluster.service_subnets.clone())
             .version(VERSION)
             .url(cluster.url())
             .start()
@@ -70,13 +68,17 @@ pub(crate) fn controllers(arguments: &[String]) -> Result<()> {
     let kubeconfig = std::fs::read_to_string(&path).map_err(file("reading", path))?;
     run(async move {
         let client = client(&kubeconfig).await?;
+        let families = cluster.families();
         let config = ControllersConfig {
-            load_balancer_range: Some(cluster.addresses().balancers()),
-            pod_subnet: Some(cluster.pod_subnet),
+            load_balancer_ranges: families
+                .iter()
+                .map(|family| cluster.addresses().balancers(*family))
+                .collect(),
+            pod_subnets: cluster.pod_subnets.clone(),
             ..ControllersConfig::default()
         };
         let proxy = ServiceProxyConfig {
-            families: vec![Family::V4],
+            families,
             ..ServiceProxyConfig::default()
         };
         system::deploy(&client, &cluster).await?;

@@ -3,14 +3,15 @@
 //! everything that is left to remove.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ambit_node_agent::nft::Family;
+use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::addresses::{self, Addresses};
+use crate::addresses::{self, API_PORT, Addresses};
 use crate::error::{LocalError, Result, file};
 use crate::kind::Role;
 
@@ -29,8 +30,10 @@ pub(crate) struct Cluster {
     pub(crate) program: PathBuf,
     /// Where the host reaches the API server.
     pub(crate) api: SocketAddr,
-    pub(crate) pod_subnet: Ipv4Net,
-    pub(crate) service_subnet: Ipv4Net,
+    /// One for each version of IP, the first one first.
+    pub(crate) pod_subnets: Vec<IpNet>,
+    /// As many, in the same order.
+    pub(crate) service_subnets: Vec<IpNet>,
     pub(crate) nodes: Vec<NodeRecord>,
     /// The kubeconfig that has a context for this cluster, beside our own.
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -68,9 +71,50 @@ impl Cluster {
         format!("ambit-{}", self.name)
     }
 
-    /// The address of the cluster's DNS service.
-    pub(crate) fn dns(&self) -> std::net::Ipv4Addr {
-        addresses::service_address(self.service_subnet, 10)
+    /// The versions of IP that it uses, the first one first.
+    pub(crate) fn families(&self) -> Vec<Family> {
+        let nets = self.pod_subnets.iter();
+        nets.map(|net| Family::of(net.addr())).collect()
+    }
+
+    /// The router's addresses, the first family's first.
+    pub(crate) fn routers(&self) -> Vec<IpAddr> {
+        let families = self.families().into_iter();
+        families
+            .map(|family| self.addresses().router(family))
+            .collect()
+    }
+
+    /// Where the API server listens inside: at the router, in the first family.
+    pub(crate) fn inner_api(&self) -> SocketAddr {
+        let family = self.families().first().copied().unwrap_or(Family::V4);
+        (self.addresses().router(family), API_PORT).into()
+    }
+
+    /// The addresses of a node, the first family's first.
+    pub(crate) fn node_addresses(&self, place: usize) -> Vec<IpAddr> {
+        let families = self.families().into_iter();
+        families
+            .map(|family| self.addresses().node(family, place))
+            .collect()
+    }
+
+    /// The pod subnets of a node, the first family's first.
+    pub(crate) fn node_subnets(&self, place: usize) -> Vec<IpNet> {
+        let nets = self.pod_subnets.iter();
+        nets.filter_map(|net| addresses::pod_subnet(*net, place))
+            .collect()
+    }
+
+    /// The addresses at an offset in the service subnets.
+    pub(crate) fn service_addresses(&self, offset: u32) -> impl Iterator<Item = IpAddr> {
+        let nets = self.service_subnets.iter();
+        nets.map(move |net| addresses::service_address(*net, offset))
+    }
+
+    /// The address of the cluster's DNS service, which is of the first family.
+    pub(crate) fn dns(&self) -> Option<IpAddr> {
+        self.service_addresses(10).next()
     }
 }
 

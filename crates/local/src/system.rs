@@ -22,7 +22,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Makes the objects that are not there.
 pub(crate) async fn deploy(client: &Client, cluster: &Cluster) -> Result<()> {
-    let text = MANIFEST.replace("DNS_ADDRESS", &cluster.dns().to_string());
+    let address = cluster.dns().map(|dns| dns.to_string());
+    let text = MANIFEST.replace("DNS_ADDRESS", &address.unwrap_or_default());
     let objects: Vec<DynamicObject> =
         serde_saphyr::from_multiple(&text).map_err(|error| failed(&error))?;
     for object in objects {

@@ -65,7 +65,9 @@ struct NodeStatus {
     /// The node's first process; its namespaces are the node's.
     pid: Option<i32>,
     address: String,
-    pod_subnet: String,
+    /// All of them, one for each version of IP.
+    addresses: Vec<String>,
+    pod_subnets: Vec<String>,
     pods: usize,
 }
 
@@ -108,7 +110,11 @@ fn status(folder: &Folder) -> Result<Status> {
         };
         Ok(tokio::time::timeout(PATIENCE, asked).await.ok().flatten())
     })?;
-    let (first, last) = cluster.addresses().balancers();
+    let families = cluster.families().into_iter();
+    let balancers = families.map(|family| {
+        let (first, last) = cluster.addresses().balancers(family);
+        format!("{first}-{last}")
+    });
     // A cluster that is not up yet, or not any more, has none.
     let faults = ask(folder, &Request::Show).unwrap_or_default();
     Ok(Status {
@@ -117,7 +123,7 @@ fn status(folder: &Folder) -> Result<Status> {
         pid: processes.guardian.pid,
         router_pid: processes.init.map(|init| init.pid),
         uptime_seconds: jiff::Timestamp::now().as_second() - cluster.created,
-        load_balancers: format!("{first}-{last}"),
+        load_balancers: balancers.collect::<Vec<_>>().join(", "),
         answers: seen.is_some(),
         nodes: nodes(&cluster, processes.init, &seen.unwrap_or_default(), &faults),
         paused: faults.paused,
@@ -138,9 +144,11 @@ fn nodes(
         let is_here = |pod: &&Pod| {
             pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) == Some(&record.name)
         };
-        let subnet = node
+        let subnets = node
             .and_then(|n| n.spec.as_ref())
-            .and_then(|spec| spec.pod_cidr.clone());
+            .and_then(|spec| spec.pod_cidrs.clone());
+        let addresses = cluster.node_addresses(place);
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         NodeStatus {
             name: record.name.clone(),
             role: record.role,
@@ -149,8 +157,9 @@ fn nodes(
             cut: faults.cut.contains(&record.name),
             paused: faults.paused.contains(&record.name),
             pid: init.and_then(|init| init.child(&[crate::NODE, "node", &record.name])),
-            address: cluster.addresses().node(place).to_string(),
-            pod_subnet: subnet.unwrap_or_default(),
+            address: addresses.first().cloned().unwrap_or_default(),
+            addresses,
+            pod_subnets: subnets.unwrap_or_default(),
             pods: pods.iter().filter(is_here).count(),
         }
     };
@@ -197,8 +206,8 @@ fn one(status: &Status) -> String {
             }
             .to_owned(),
             state(node),
-            node.address.clone(),
-            node.pod_subnet.clone(),
+            node.addresses.join(","),
+            node.pod_subnets.join(","),
             node.pods.to_string(),
         ]);
     }

@@ -282,7 +282,7 @@ async fn a_pod_that_fits_nowhere_says_why_and_is_bound_when_it_fits() -> Result<
 async fn endpoints_and_addresses_follow_pods_and_services() -> Result<()> {
     let range = ("192.0.2.10".parse()?, "192.0.2.20".parse()?);
     let config = ControllersConfig {
-        load_balancer_range: Some(range),
+        load_balancer_ranges: vec![range],
         ..Default::default()
     };
     let world = World::new(config).await?;

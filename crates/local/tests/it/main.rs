@@ -2,6 +2,7 @@
 //! and removes it. They need root.
 
 mod controllers;
+mod families;
 mod faults;
 mod harness;
 mod lifecycle;

@@ -213,7 +213,7 @@ async fn a_new_pod_starts_under_its_policies() -> Result<()> {
         .await?;
     // From the first moment that it has an address.
     let target = format!("{address}:5000");
-    for _ in 0..10 {
+    for _ in 0..3 {
         for client in CLIENTS {
             ensure!(!world.reaches(client, &target).await?, "{client:?} got in");
         }

@@ -1,23 +1,28 @@
-//! Addresses of one node's pod subnet, recorded as files so that short-lived plugin processes
+//! Addresses of one node's pod subnets, recorded as files so that short-lived plugin processes
 //! share them. A file lock serializes them; one file per address names its owner.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
+
+/// The first address that pods get; those before are the network's and the node's.
+const FIRST: u128 = 2;
+/// The most addresses of a subnet that are used: no node has so many pods.
+const MOST: u128 = 1 << 16;
 
 /// Why no address could be given.
 #[derive(Debug, thiserror::Error)]
 pub enum IpamError {
     /// All addresses are taken.
     #[error("no addresses left in {0}; delete pods or give the node a larger subnet")]
-    Exhausted(Ipv4Net),
+    Exhausted(IpNet),
     /// The subnet has no usable address.
     #[error("subnet {0} is too small: it needs at least two host addresses")]
-    TooSmall(Ipv4Net),
+    TooSmall(IpNet),
     /// The record cannot be read or written.
     #[error("address record {path}: {source}")]
     Record {
@@ -32,15 +37,15 @@ pub enum IpamError {
 #[derive(Debug)]
 pub struct Ipam {
     directory: PathBuf,
-    subnet: Ipv4Net,
+    subnets: Vec<IpNet>,
 }
 
 impl Ipam {
-    /// Opens the record below `data_dir`.
+    /// Opens the record below `data_dir`. Pods get an address of each subnet.
     ///
     /// # Errors
     /// The directory cannot be made.
-    pub fn open(data_dir: &Path, network: &str, subnet: Ipv4Net) -> Result<Self, IpamError> {
+    pub fn open(data_dir: &Path, network: &str, subnets: &[IpNet]) -> Result<Self, IpamError> {
         let directory = data_dir.join(network);
         fs::create_dir_all(&directory).map_err(|source| IpamError::Record {
             path: directory.clone(),
@@ -48,46 +53,56 @@ impl Ipam {
         })?;
         Ok(Self {
             directory,
-            subnet: subnet.trunc(),
+            subnets: subnets.iter().map(IpNet::trunc).collect(),
         })
     }
 
-    /// Takes the next free address for an owner; an owner that has one gets the same again. The
-    /// first host address is left to the node.
+    /// Takes the next free address of each subnet for an owner; an owner that has one gets the same
+    /// again. The first host address is left to the node.
     ///
     /// # Errors
     /// No address left, or the record is unusable.
-    pub fn allocate(&self, owner: &str) -> Result<Ipv4Addr, IpamError> {
+    pub fn allocate(&self, owner: &str) -> Result<Vec<IpAddr>, IpamError> {
         let _lock = self.lock()?;
-        if let Some(address) = self.owned(owner)?.first() {
-            return Ok(*address);
-        }
-        let hosts: Vec<Ipv4Addr> = self.subnet.hosts().skip(1).collect();
-        if hosts.is_empty() {
-            return Err(IpamError::TooSmall(self.subnet));
+        let owned = self.owned(owner)?;
+        let each = self.subnets.iter().map(|subnet| {
+            let known = owned.iter().find(|address| subnet.contains(*address));
+            known.map_or_else(|| self.take(subnet, owner), |address| Ok(*address))
+        });
+        each.collect()
+    }
+
+    fn take(&self, subnet: &IpNet, owner: &str) -> Result<IpAddr, IpamError> {
+        let count = usable(subnet);
+        if count == 0 {
+            return Err(IpamError::TooSmall(*subnet));
         }
         // Going round instead of taking the lowest: an address rests before it is used again.
-        let last = fs::read_to_string(self.directory.join("last"))
-            .ok()
-            .and_then(|text| text.trim().parse().ok());
+        let record = if subnet.addr().is_ipv4() {
+            "last"
+        } else {
+            "last-v6"
+        };
+        let last = fs::read_to_string(self.directory.join(record)).ok();
+        let last: Option<IpAddr> = last.and_then(|text| text.trim().parse().ok());
         let start = last
-            .and_then(|last: Ipv4Addr| hosts.iter().position(|host| *host == last))
-            .map_or(0, |at| at + 1);
-        for offset in 0..hosts.len() {
-            let address = hosts[(start + offset) % hosts.len()];
+            .filter(|last| subnet.contains(last))
+            .map_or(0, |last| offset(subnet, last) - FIRST + 1);
+        for turn in 0..count {
+            let address = at(subnet, FIRST + (start + turn) % count);
             if self.claim(address, owner)? {
-                self.write("last", &address.to_string())?;
+                self.write(record, &address.to_string())?;
                 return Ok(address);
             }
         }
-        Err(IpamError::Exhausted(self.subnet))
+        Err(IpamError::Exhausted(*subnet))
     }
 
     /// Gives back all addresses of an owner and returns them.
     ///
     /// # Errors
     /// The record is unusable.
-    pub fn release(&self, owner: &str) -> Result<Vec<Ipv4Addr>, IpamError> {
+    pub fn release(&self, owner: &str) -> Result<Vec<IpAddr>, IpamError> {
         let _lock = self.lock()?;
         let owned = self.owned(owner)?;
         for address in &owned {
@@ -97,7 +112,7 @@ impl Ipam {
         Ok(owned)
     }
 
-    fn claim(&self, address: Ipv4Addr, owner: &str) -> Result<bool, IpamError> {
+    fn claim(&self, address: IpAddr, owner: &str) -> Result<bool, IpamError> {
         if self.directory.join(address.to_string()).exists() {
             return Ok(false);
         }
@@ -110,12 +125,12 @@ impl Ipam {
         fs::write(&path, text).map_err(|source| IpamError::Record { path, source })
     }
 
-    fn owned(&self, owner: &str) -> Result<Vec<Ipv4Addr>, IpamError> {
+    fn owned(&self, owner: &str) -> Result<Vec<IpAddr>, IpamError> {
         let entries = fs::read_dir(&self.directory).map_err(|source| IpamError::Record {
             path: self.directory.clone(),
             source,
         })?;
-        let mut owned: Vec<Ipv4Addr> = entries
+        let mut owned: Vec<IpAddr> = entries
             .flatten()
             .filter_map(|entry| {
                 entry
@@ -123,7 +138,7 @@ impl Ipam {
                     .to_str()
                     .and_then(|name| name.parse().ok())
             })
-            .filter(|address: &Ipv4Addr| {
+            .filter(|address: &IpAddr| {
                 fs::read_to_string(self.directory.join(address.to_string()))
                     .is_ok_and(|text| text == owner)
             })
@@ -146,12 +161,46 @@ impl Ipam {
     }
 }
 
+/// How many addresses of a subnet pods can have.
+fn usable(subnet: &IpNet) -> u128 {
+    let bits = u32::from(subnet.max_prefix_len() - subnet.prefix_len());
+    let size = 1u128.checked_shl(bits).unwrap_or(MOST).min(MOST);
+    // The last one of IPv4 is for broadcasts.
+    let last = if subnet.addr().is_ipv4() { 1 } else { 0 };
+    size.saturating_sub(FIRST + last)
+}
+
+fn at(subnet: &IpNet, offset: u128) -> IpAddr {
+    match subnet.network() {
+        IpAddr::V4(base) => {
+            let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+            Ipv4Addr::from(u32::from(base).wrapping_add(offset)).into()
+        }
+        IpAddr::V6(base) => Ipv6Addr::from(u128::from(base).wrapping_add(offset)).into(),
+    }
+}
+
+/// Where an address lies in its subnet; one that pods do not get counts as the first.
+fn offset(subnet: &IpNet, address: IpAddr) -> u128 {
+    let offset = match (subnet.network(), address) {
+        (IpAddr::V4(base), IpAddr::V4(at)) => u128::from(u32::from(at) - u32::from(base)),
+        (IpAddr::V6(base), IpAddr::V6(at)) => u128::from(at) - u128::from(base),
+        _ => FIRST,
+    };
+    offset.max(FIRST)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn ipam(dir: &Path, subnet: &str) -> Ipam {
-        Ipam::open(dir, "net", subnet.parse().unwrap()).unwrap()
+        Ipam::open(dir, "net", &[subnet.parse().unwrap()]).unwrap()
+    }
+
+    fn one(addresses: Vec<IpAddr>) -> String {
+        assert_eq!(addresses.len(), 1);
+        addresses[0].to_string()
     }
 
     #[test]
@@ -159,18 +208,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ipam = ipam(dir.path(), "10.1.2.0/29");
         let addresses: Vec<String> = (0..5)
-            .map(|n| ipam.allocate(&format!("o{n}")).unwrap().to_string())
+            .map(|n| one(ipam.allocate(&format!("o{n}")).unwrap()))
             .collect();
         assert_eq!(
             addresses,
             ["10.1.2.2", "10.1.2.3", "10.1.2.4", "10.1.2.5", "10.1.2.6"]
         );
-        assert_eq!(ipam.allocate("o1").unwrap().to_string(), "10.1.2.3");
+        assert_eq!(one(ipam.allocate("o1").unwrap()), "10.1.2.3");
         assert!(matches!(ipam.allocate("o9"), Err(IpamError::Exhausted(_))));
         ipam.release("o0").unwrap();
         ipam.release("o3").unwrap();
-        assert_eq!(ipam.allocate("p").unwrap().to_string(), "10.1.2.2");
-        assert_eq!(ipam.allocate("q").unwrap().to_string(), "10.1.2.5");
+        assert_eq!(one(ipam.allocate("p").unwrap()), "10.1.2.2");
+        assert_eq!(one(ipam.allocate("q").unwrap()), "10.1.2.5");
         assert!(ipam.release("nobody").unwrap().is_empty());
     }
 
@@ -194,6 +243,28 @@ mod tests {
         got.sort();
         got.dedup();
         assert_eq!(got.len(), 8);
+    }
+
+    #[test]
+    fn a_pod_has_an_address_of_each_subnet() {
+        let dir = tempfile::tempdir().unwrap();
+        let subnets = [
+            "10.1.2.0/24".parse().unwrap(),
+            "fd00:1::/64".parse().unwrap(),
+        ];
+        let ipam = Ipam::open(dir.path(), "net", &subnets).unwrap();
+        let shown = |owner: &str| {
+            let all = ipam.allocate(owner).unwrap();
+            all.iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(shown("a"), "10.1.2.2 fd00:1::2");
+        assert_eq!(shown("b"), "10.1.2.3 fd00:1::3");
+        assert_eq!(shown("a"), "10.1.2.2 fd00:1::2");
+        assert_eq!(ipam.release("a").unwrap().len(), 2);
+        assert_eq!(shown("c"), "10.1.2.4 fd00:1::4");
     }
 
     #[test]

@@ -1,17 +1,17 @@
 //! The primary plugin: a pod's interface as one end of a veth pair, routed, without a bridge.
 //!
-//! The pod gets its address as a /32, a default route through the link-local address
-//! [`GATEWAY`], and a permanent neighbour entry for it; the node gets a /32 route and a permanent
-//! neighbour entry for the pod. So there is no ARP, no broadcast domain and no address of the node
-//! in the pod's subnet.
+//! The pod gets an address of each of the node's subnets, alone in its network (a /32 or /128), a
+//! default route through a link-local address ([`gateway`]), and a permanent neighbour entry for it;
+//! the node gets a route and a permanent neighbour entry for each address of the pod. So there is no
+//! address resolution, no broadcast domain and no address of the node in the pods' subnets.
 //!
-//! Configuration: `{"type":"node-ptp","subnet":"10.244.1.0/24","mtu":1500,"dataDir":"…"}`.
+//! Configuration: `{"type":"node-ptp","subnets":["10.244.1.0/24"],"mtu":1500,"dataDir":"…"}`.
 
 use std::io::Read;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -22,8 +22,13 @@ use super::ptp_links::{self, LinkError, PodLink};
 /// Name under which the multi-call program runs [`main`].
 pub const PLUGIN_NAME: &str = "node-ptp";
 
-/// Next hop of every pod; never assigned to an interface.
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// Next hop of every pod for its own version of IP; never assigned to an interface.
+pub const fn gateway(of: IpAddr) -> IpAddr {
+    match of {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1)),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
+    }
+}
 
 const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
@@ -68,7 +73,7 @@ struct PluginConfig {
     cni_version: Option<String>,
     #[serde(default)]
     name: String,
-    subnet: Ipv4Net,
+    subnets: Vec<IpNet>,
     #[serde(default = "default_mtu")]
     mtu: u32,
     data_dir: PathBuf,
@@ -79,11 +84,11 @@ fn default_mtu() -> u32 {
 }
 
 /// The network configuration that uses this plugin; the kubelet writes it if the node has none.
-pub fn conflist(subnet: Ipv4Net, mtu: u32, data_dir: &std::path::Path) -> Value {
+pub fn conflist(subnets: &[IpNet], mtu: u32, data_dir: &std::path::Path) -> Value {
     json!({
         "cniVersion": "1.0.0",
         "name": "pods",
-        "plugins": [{"type": PLUGIN_NAME, "subnet": subnet, "mtu": mtu, "dataDir": data_dir}],
+        "plugins": [{"type": PLUGIN_NAME, "subnets": subnets, "mtu": mtu, "dataDir": data_dir}],
     })
 }
 
@@ -143,7 +148,7 @@ fn run(text: &str) -> Result<Option<Value>, PluginError> {
         variable("CNI_CONTAINERID")?,
         variable("CNI_IFNAME")?
     );
-    let ipam = Ipam::open(&config.data_dir, &config.name, config.subnet)?;
+    let ipam = Ipam::open(&config.data_dir, &config.name, &config.subnets)?;
     match command.as_str() {
         "ADD" => add(&config, &ipam, &owner, &version).map(Some),
         "DEL" => delete(&ipam, &owner).map(|()| None),
@@ -161,13 +166,12 @@ fn add(
 ) -> Result<Value, PluginError> {
     let netns = variable("CNI_NETNS")?;
     let interface = variable("CNI_IFNAME")?;
-    let address = ipam.allocate(owner)?;
+    let addresses = ipam.allocate(owner)?;
     let link = PodLink {
         host_name: host_name(owner),
         interface,
         netns: netns.into(),
-        address,
-        gateway: GATEWAY,
+        addresses,
         mtu: config.mtu,
     };
     let made = match ptp_links::create(&link) {
@@ -177,18 +181,30 @@ fn add(
             return Err(error.into());
         }
     };
-    let mut ip = json!({"address": format!("{address}/32"), "gateway": GATEWAY, "interface": 1});
-    if version.starts_with("0.") {
-        ip["version"] = json!("4");
-    }
+    let ips = link.addresses.iter().map(|address| {
+        let alone = IpNet::from(*address).to_string();
+        let mut ip = json!({"address": alone, "gateway": gateway(*address), "interface": 1});
+        if version.starts_with("0.") {
+            ip["version"] = json!(if address.is_ipv4() { "4" } else { "6" });
+        }
+        ip
+    });
+    let routes = link.addresses.iter().map(|address| {
+        let everywhere = if address.is_ipv4() {
+            "0.0.0.0/0"
+        } else {
+            "::/0"
+        };
+        json!({"dst": everywhere, "gw": gateway(*address)})
+    });
     Ok(json!({
         "cniVersion": version,
         "interfaces": [
             {"name": link.host_name, "mac": mac_text(&made.host_mac)},
             {"name": link.interface, "mac": mac_text(&made.pod_mac), "sandbox": link.netns},
         ],
-        "ips": [ip],
-        "routes": [{"dst": "0.0.0.0/0", "gw": GATEWAY}],
+        "ips": ips.collect::<Vec<_>>(),
+        "routes": routes.collect::<Vec<_>>(),
         "dns": {},
     }))
 }

@@ -3,16 +3,19 @@
 use std::fs::File;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 
 use futures_util::TryStreamExt;
 use nix::sched::{CloneFlags, setns};
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::neighbour::NeighbourState;
-use rtnetlink::packet_route::route::RouteScope;
+use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use super::ptp::gateway;
 
 /// A step on the links failed.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +65,7 @@ pub(super) struct PodLink {
     pub host_name: String,
     pub interface: String,
     pub netns: PathBuf,
-    pub address: Ipv4Addr,
-    pub gateway: Ipv4Addr,
+    pub addresses: Vec<IpAddr>,
     pub mtu: u32,
 }
 
@@ -75,7 +77,13 @@ pub(super) struct Made {
 
 /// Makes the pair, addresses, routes and neighbours. On failure the pair is removed again.
 pub(super) fn create(link: &PodLink) -> Result<Made, LinkError> {
-    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").step("enable forwarding on the node")?;
+    for address in &link.addresses {
+        let switch = match address {
+            IpAddr::V4(_) => "/proc/sys/net/ipv4/ip_forward",
+            IpAddr::V6(_) => "/proc/sys/net/ipv6/conf/all/forwarding",
+        };
+        std::fs::write(switch, "1").step("enable forwarding on the node")?;
+    }
     let pod = File::open(&link.netns).step("open the pod's network namespace")?;
     block_on(async {
         let host = connect()?;
@@ -147,42 +155,68 @@ async fn configure_pod(
         .execute()
         .await
         .step("bring the pod's interface up")?;
-    inside
-        .address()
-        .add(index, IpAddr::V4(link.address), 32)
-        .execute()
-        .await
-        .step("assign the pod's address")?;
-    inside
-        .neighbours()
-        .add(index, IpAddr::V4(link.gateway))
-        .state(NeighbourState::Permanent)
-        .link_layer_address(host_mac)
-        .replace()
-        .execute()
-        .await
-        .step("set the pod's next hop")?;
-    let to_gateway = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(link.gateway, 32)
-        .output_interface(index)
-        .scope(RouteScope::Link)
-        .build();
-    inside
-        .route()
-        .add(to_gateway)
-        .execute()
-        .await
-        .step("add the pod's gateway route")?;
-    let default = RouteMessageBuilder::<Ipv4Addr>::new()
-        .gateway(link.gateway)
-        .output_interface(index)
-        .build();
-    inside
-        .route()
-        .add(default)
-        .execute()
-        .await
-        .step("add the pod's default route")
+    for address in &link.addresses {
+        let gateway = gateway(*address);
+        assign(inside, index, *address).await?;
+        inside
+            .neighbours()
+            .add(index, gateway)
+            .state(NeighbourState::Permanent)
+            .link_layer_address(host_mac)
+            .replace()
+            .execute()
+            .await
+            .step("set the pod's next hop")?;
+        // In IPv6 the link itself leads to every link-local address.
+        if gateway.is_ipv4() {
+            let to_gateway = direct(gateway, index);
+            let added = inside.route().add(to_gateway).execute().await;
+            added.step("add the pod's gateway route")?;
+        }
+        let added = inside.route().add(default(gateway, index)).execute().await;
+        added.step("add the pod's default route")?;
+    }
+    Ok(())
+}
+
+/// Gives an interface an address that is alone in its network. Nobody else can have it, so there is
+/// nothing to wait for in IPv6 (duplicate address detection).
+async fn assign(handle: &Handle, index: u32, address: IpAddr) -> Result<(), LinkError> {
+    let alone = if address.is_ipv4() { 32 } else { 128 };
+    let mut request = handle.address().add(index, address, alone);
+    if address.is_ipv6() {
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+    }
+    request.execute().await.step("assign the pod's address")
+}
+
+/// A route to what is at the other end of an interface.
+fn direct(to: IpAddr, interface: u32) -> RouteMessage {
+    match to {
+        IpAddr::V4(to) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(to, 32)
+            .output_interface(interface)
+            .scope(RouteScope::Link)
+            .build(),
+        IpAddr::V6(to) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(to, 128)
+            .output_interface(interface)
+            .build(),
+    }
+}
+
+/// The route to everything else of the next hop's version of IP.
+fn default(hop: IpAddr, interface: u32) -> RouteMessage {
+    match hop {
+        IpAddr::V4(hop) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .gateway(hop)
+            .output_interface(interface)
+            .build(),
+        IpAddr::V6(hop) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .gateway(hop)
+            .output_interface(interface)
+            .build(),
+    }
 }
 
 async fn configure_host(
@@ -197,25 +231,19 @@ async fn configure_host(
         .execute()
         .await
         .step("bring the node's interface up")?;
-    host.neighbours()
-        .add(index, IpAddr::V4(link.address))
-        .state(NeighbourState::Permanent)
-        .link_layer_address(pod_mac)
-        .replace()
-        .execute()
-        .await
-        .step("set the pod as neighbour")?;
-    let route = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(link.address, 32)
-        .output_interface(index)
-        .scope(RouteScope::Link)
-        .build();
-    host.route()
-        .add(route)
-        .replace()
-        .execute()
-        .await
-        .step("add the route to the pod")
+    for address in &link.addresses {
+        host.neighbours()
+            .add(index, *address)
+            .state(NeighbourState::Permanent)
+            .link_layer_address(pod_mac)
+            .replace()
+            .execute()
+            .await
+            .step("set the pod as neighbour")?;
+        let route = host.route().add(direct(*address, index)).replace();
+        route.execute().await.step("add the route to the pod")?;
+    }
+    Ok(())
 }
 
 /// Removes the node's end, and with it the pair. A missing interface is no error.

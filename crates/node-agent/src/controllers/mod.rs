@@ -30,12 +30,12 @@ mod taint_eviction;
 mod world;
 
 use std::future::Future;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use kube::Client;
 use tokio::task::JoinSet;
 
@@ -45,12 +45,12 @@ use world::World;
 /// What the controllers need to know of their cluster.
 #[derive(Debug, Clone)]
 pub struct ControllersConfig {
-    /// Addresses for services of type `LoadBalancer`, first and last included;
-    /// without it such services stay pending.
-    pub load_balancer_range: Option<(Ipv4Addr, Ipv4Addr)>,
-    /// Where nodes without a `podCIDR` get one from, a /24 each; without it
-    /// somebody else gives them.
-    pub pod_subnet: Option<Ipv4Net>,
+    /// Addresses for services of type `LoadBalancer`, first and last included,
+    /// one range for each version of IP; without one such services stay pending.
+    pub load_balancer_ranges: Vec<(IpAddr, IpAddr)>,
+    /// Where nodes without `podCIDRs` get them from, a /24 or /64 each; without
+    /// any, somebody else gives them.
+    pub pod_subnets: Vec<IpNet>,
     /// A node that has not renewed its lease for so long is `NotReady`.
     pub node_grace_period: Duration,
 }
@@ -58,8 +58,8 @@ pub struct ControllersConfig {
 impl Default for ControllersConfig {
     fn default() -> Self {
         Self {
-            load_balancer_range: None,
-            pod_subnet: None,
+            load_balancer_ranges: Vec::new(),
+            pod_subnets: Vec::new(),
             node_grace_period: Duration::from_secs(40),
         }
     }
@@ -93,12 +93,12 @@ pub async fn run(client: Client, config: ControllersConfig) -> Result<(), Contro
             "load-balancer",
             Box::pin(load_balancer::start(
                 world.clone(),
-                config.load_balancer_range,
+                config.load_balancer_ranges,
             )),
         ),
         (
             "pod-addresses",
-            Box::pin(pod_addresses::start(world.clone(), config.pod_subnet)),
+            Box::pin(pod_addresses::start(world.clone(), config.pod_subnets)),
         ),
         (
             "node-lifecycle",

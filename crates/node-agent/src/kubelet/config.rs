@@ -19,10 +19,11 @@ pub struct KubeletConfig {
     pub node_name: String,
     /// Client authenticated as `system:node:<name>` in group `system:nodes`.
     pub client: kube::Client,
-    /// The node's `InternalIP`.
-    pub node_ip: IpAddr,
-    /// Pod subnet written to the Node when it is created. A Node that already has one keeps it.
-    pub pod_cidr: Option<IpNet>,
+    /// The node's `InternalIP`s, the first family first.
+    pub node_ips: Vec<IpAddr>,
+    /// Pod subnets written to the Node when it is created, the first family first. A Node that
+    /// already has some keeps them.
+    pub pod_cidrs: Vec<IpNet>,
     /// Labels to set on the Node beside `kubernetes.io/hostname`, `…/os` and `…/arch`.
     pub labels: BTreeMap<String, String>,
     /// Taints set when the Node is created.

@@ -12,8 +12,8 @@ use super::quantity;
 pub(crate) struct PodAddresses {
     /// The pod's addresses, first one primary.
     pub pod: Vec<String>,
-    /// The node's address.
-    pub host: String,
+    /// The node's addresses, first one primary.
+    pub host: Vec<String>,
 }
 
 /// A field of a pod (`fieldRef`).
@@ -54,7 +54,8 @@ pub(crate) fn field(
         "spec.serviceAccountName" => spec
             .map(|spec| text(&spec.service_account_name))
             .unwrap_or_default(),
-        "status.hostIP" | "status.hostIPs" => addresses.host.clone(),
+        "status.hostIP" => addresses.host.first().cloned().unwrap_or_default(),
+        "status.hostIPs" => addresses.host.join(","),
         "status.podIP" => addresses.pod.first().cloned().unwrap_or_default(),
         "status.podIPs" => addresses.pod.join(","),
         other => return Err(format!("unsupported fieldPath: {other}")),
@@ -145,7 +146,7 @@ mod tests {
     fn get(path: &str) -> Result<String, String> {
         let addresses = PodAddresses {
             pod: vec!["10.0.0.2".into()],
-            host: "172.30.0.1".into(),
+            host: vec!["172.30.0.1".into(), "fd00::1".into()],
         };
         field(
             &pod(),
@@ -169,6 +170,7 @@ mod tests {
         assert_eq!(get("spec.serviceAccountName").unwrap(), "sa");
         assert_eq!(get("status.podIP").unwrap(), "10.0.0.2");
         assert_eq!(get("status.hostIP").unwrap(), "172.30.0.1");
+        assert_eq!(get("status.hostIPs").unwrap(), "172.30.0.1,fd00::1");
         assert!(get("spec.containers").is_err());
         assert!(get("metadata.name['x']").is_err());
     }

@@ -1,7 +1,7 @@
 //! What all parts of one kubelet share.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,9 +36,15 @@ impl Node {
         self.config.state_dir.join("pods").join(uid)
     }
 
-    /// The node's address as text.
+    /// The node's first address.
     pub(crate) fn address(&self) -> IpAddr {
-        self.config.node_ip
+        let first = self.config.node_ips.first().copied();
+        first.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    }
+
+    /// The node's addresses as texts.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.config.node_ips.iter().map(IpAddr::to_string).collect()
     }
 }
 

@@ -110,7 +110,7 @@ fn node_object(shared: &Shared) -> Node {
     .map(|(key, value)| (key.to_string(), value.to_string()))
     .collect();
     labels.extend(config.labels.clone());
-    let cidr = config.pod_cidr.map(|cidr| cidr.to_string());
+    let cidrs: Vec<String> = config.pod_cidrs.iter().map(ToString::to_string).collect();
     Node {
         metadata: ObjectMeta {
             name: Some(config.node_name.clone()),
@@ -118,8 +118,8 @@ fn node_object(shared: &Shared) -> Node {
             ..Default::default()
         },
         spec: Some(NodeSpec {
-            pod_cidr: cidr.clone(),
-            pod_cidrs: cidr.map(|cidr| vec![cidr]),
+            pod_cidr: cidrs.first().cloned(),
+            pod_cidrs: (!cidrs.is_empty()).then_some(cidrs),
             provider_id: None,
             taints: (!config.taints.is_empty()).then(|| config.taints.clone()),
             ..Default::default()
@@ -134,11 +134,11 @@ fn status(shared: &Shared, conditions: &[NodeCondition]) -> NodeStatus {
         type_: kind.to_string(),
         address: text,
     };
+    let own = shared.addresses().into_iter();
+    let mut addresses: Vec<_> = own.map(|text| address("InternalIP", text)).collect();
+    addresses.push(address("Hostname", config.node_name.clone()));
     NodeStatus {
-        addresses: Some(vec![
-            address("InternalIP", config.node_ip.to_string()),
-            address("Hostname", config.node_name.clone()),
-        ]),
+        addresses: Some(addresses),
         capacity: Some(shared.capacity.clone()),
         allocatable: Some(shared.capacity.clone()),
         conditions: Some(conditions.to_vec()),

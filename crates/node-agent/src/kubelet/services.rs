@@ -97,8 +97,13 @@ fn variables(service: &Service) -> Vec<(String, String)> {
     let Some(first) = ports.first() else {
         return Vec::new();
     };
-    let url =
-        |port: i32, protocol: &str| format!("{}://{host}:{port}", protocol.to_ascii_lowercase());
+    let authority = match host.contains(':') {
+        true => format!("[{host}]"),
+        false => host.to_string(),
+    };
+    let url = |port: i32, protocol: &str| {
+        format!("{}://{authority}:{port}", protocol.to_ascii_lowercase())
+    };
     let protocol = |text: &Option<String>| text.clone().unwrap_or_else(|| "TCP".to_string());
     let mut list = vec![
         (format!("{prefix}_SERVICE_HOST"), host.to_string()),

@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use ipnet::IpNet;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::KubeletError;
@@ -120,12 +119,12 @@ fn install_primary(
     if config::load(&cni.conf_dir).is_ok() {
         return Ok(());
     }
-    let Some(IpNet::V4(subnet)) = config.pod_cidr else {
+    if config.pod_cidrs.is_empty() {
         return Err(KubeletError::Network(
-            "it needs an IPv4 pod CIDR in the kubelet's configuration".to_string(),
+            "it needs a pod CIDR in the kubelet's configuration".to_string(),
         ));
-    };
-    let list = ptp::conflist(subnet, primary.mtu, &primary.data_dir);
+    }
+    let list = ptp::conflist(&config.pod_cidrs, primary.mtu, &primary.data_dir);
     let path = cni.conf_dir.join(OWN_CONFLIST);
     let text = serde_json::to_string_pretty(&list)
         .map_err(|error| KubeletError::Network(error.to_string()))?;

@@ -58,7 +58,7 @@ pub(crate) struct StatusInput<'a> {
     pub init: &'a [ContainerView],
     pub containers: &'a [ContainerView],
     pub pod_ips: Vec<String>,
-    pub host_ip: String,
+    pub host_ips: Vec<String>,
     pub start_time: Timestamp,
     pub qos: &'static str,
     /// The sandbox exists and is connected.
@@ -89,10 +89,14 @@ pub(crate) fn build(input: &StatusInput<'_>) -> PodStatus {
         reason,
         message,
         conditions: Some(conditions(input, phase)),
-        host_ip: Some(input.host_ip.clone()),
-        host_ips: Some(vec![HostIP {
-            ip: input.host_ip.clone(),
-        }]),
+        host_ip: input.host_ips.first().cloned(),
+        host_ips: Some(
+            input
+                .host_ips
+                .iter()
+                .map(|ip| HostIP { ip: ip.clone() })
+                .collect(),
+        ),
         pod_ip: input.pod_ips.first().cloned(),
         pod_ips: (!input.pod_ips.is_empty()).then(|| {
             input
@@ -394,7 +398,7 @@ mod tests {
             init: &views(init),
             containers: &views(states),
             pod_ips: vec!["10.0.0.1".into()],
-            host_ip: "172.30.0.1".into(),
+            host_ips: vec!["172.30.0.1".into()],
             start_time: Timestamp::UNIX_EPOCH,
             qos: "BestEffort",
             sandbox_ready: true,

@@ -140,8 +140,8 @@ impl Cluster {
         let config = KubeletConfig {
             node_name: NODE.to_string(),
             client: client(&api.kubeconfig(NODE, &user)).await,
-            node_ip,
-            pod_cidr: Some("10.244.1.0/24".parse().unwrap()),
+            node_ips: vec![node_ip],
+            pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
             labels: BTreeMap::from([("zone".to_string(), "a".to_string())]),
             taints: Vec::new(),
             version: "v1.35.0".to_string(),

@@ -366,7 +366,7 @@ impl PodWorker {
             .collect();
         PodAddresses {
             pod,
-            host: self.node.address().to_string(),
+            host: self.node.addresses(),
         }
     }
 
@@ -423,7 +423,7 @@ impl PodWorker {
             init: &views(true),
             containers: &views(false),
             pod_ips,
-            host_ip: self.node.address().to_string(),
+            host_ips: self.node.addresses(),
             start_time: self.started_at,
             qos: self.qos.name(),
             sandbox_ready: self.sandbox.is_some(),

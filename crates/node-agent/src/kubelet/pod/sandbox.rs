@@ -76,7 +76,7 @@ impl Sandbox {
             id,
             process: started.process,
             netns: None,
-            addresses: vec![node.address()],
+            addresses: node.config.node_ips.clone(),
             network: None,
             host_pid: sharing.pid,
             host_ipc: sharing.ipc,

@@ -62,7 +62,8 @@ fn serving_certificate(
 }
 
 fn self_signed(config: &KubeletConfig) -> Result<(String, String), String> {
-    let names = vec![config.node_name.clone(), config.node_ip.to_string()];
+    let mut names = vec![config.node_name.clone()];
+    names.extend(config.node_ips.iter().map(ToString::to_string));
     let made = rcgen::generate_simple_self_signed(names).map_err(|error| error.to_string())?;
     Ok((made.cert.pem(), made.signing_key.serialize_pem()))
 }
