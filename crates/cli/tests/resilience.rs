@@ -2,57 +2,18 @@
 
 mod common;
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use ambit_testkit::{Capture, Namespace};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use common::captures::{captures, nothing_leaked, pods};
 use common::{Cluster, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const PAGE: &str = "http://productpage:9080/productpage";
-const NEEDLE: &str = "An extremely entertaining play by Shakespeare";
 /// How soon requests must work again.
 const RECOVERY: Duration = Duration::from_secs(3);
-
-fn pods(cluster: &Cluster) -> Result<Vec<IpAddr>> {
-    let list = cluster.kubectl("get pods -n bookinfo -o jsonpath={.items[*].status.podIP}")?;
-    list.split_whitespace()
-        .map(|ip| ip.parse().context("a pod's address"))
-        .collect()
-}
-
-/// Captures on the link of every node.
-fn captures(cluster: &Cluster) -> Result<Vec<Capture>> {
-    let status = cluster.status()?;
-    let nodes = status["nodes"].as_array().context("nodes")?;
-    let pids = nodes.iter().filter_map(|node| node["pid"].as_i64());
-    pids.map(|pid| Capture::start(&Namespace::open(format!("/proc/{pid}/ns/net"))?, "eth0"))
-        .collect()
-}
-
-/// No byte of TCP between two of the pods other than on HBONE's port, and not the text.
-fn nothing_leaked(captures: Vec<Capture>, pods: &[IpAddr]) -> Result<()> {
-    for capture in captures {
-        let packets = capture.stop()?;
-        ensure!(
-            !packets.saw_plaintext(NEEDLE),
-            "the text of a review is readable on the link"
-        );
-        for segment in packets
-            .segments()
-            .filter(|s| s.tcp && !s.payload.is_empty())
-        {
-            let (from, to) = (segment.source, segment.destination);
-            let between = pods.contains(&from.ip()) && pods.contains(&to.ip());
-            let hbone = from.port() == 15008 || to.port() == 15008;
-            ensure!(!between || hbone, "plaintext from {from} to {to}");
-        }
-    }
-    Ok(())
-}
 
 #[test]
 fn killing_every_ztunnel_under_load_leaks_nothing_and_heals_within_seconds() -> Result<()> {
@@ -102,7 +63,8 @@ fn killing_every_ztunnel_under_load_leaks_nothing_and_heals_within_seconds() -> 
         stop.store(true, Ordering::Relaxed);
         result
     })?;
-    nothing_leaked(captures, &pods)
+    nothing_leaked(captures, &pods)?;
+    Ok(())
 }
 
 #[test]

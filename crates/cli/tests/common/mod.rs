@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub mod captures;
+
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// A running cluster, and the commands of somebody who uses it.
@@ -25,6 +27,11 @@ pub struct Cluster {
 impl Cluster {
     /// Brings up a cluster of three nodes.
     pub fn up(label: &str) -> Result<Self> {
+        Self::up_with(label, "ipv4")
+    }
+
+    /// Brings up a cluster of three nodes with these versions of IP: ipv4, ipv6 or dual.
+    pub fn up_with(label: &str, family: &str) -> Result<Self> {
         ambit_testkit::require_root()?;
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let cluster = Self {
@@ -33,13 +40,27 @@ impl Cluster {
             kubectl: find("kubectl"),
             router: OnceLock::new(),
         };
-        cluster.ambit(&format!("local up --name {}", cluster.name))?;
+        let config = cluster.folder.path().join("kind.yaml");
+        let text = format!(
+            "{{kind: Cluster, apiVersion: kind.x-k8s.io/v1alpha4, \
+              networking: {{ipFamily: \"{family}\"}}}}"
+        );
+        std::fs::write(&config, text)?;
+        let (name, config) = (&cluster.name, config.display());
+        cluster.ambit(&format!("local up --name {name} --config {config}"))?;
         Ok(cluster)
     }
 
     /// Brings up a cluster with the mesh, and Bookinfo with curl in the namespace `bookinfo`.
     pub fn with_bookinfo(label: &str, enrolled: bool) -> Result<Self> {
         let cluster = Self::up(label)?;
+        cluster.install_bookinfo(enrolled)?;
+        Ok(cluster)
+    }
+
+    /// Installs the mesh, and Bookinfo with curl in the namespace `bookinfo`.
+    pub fn install_bookinfo(&self, enrolled: bool) -> Result<()> {
+        let cluster = self;
         cluster.ambit("install --set profile=ambient -y")?;
         cluster.kubectl("create namespace bookinfo")?;
         if enrolled {
@@ -52,7 +73,7 @@ impl Cluster {
         }
         cluster
             .kubectl("wait -n bookinfo --for=condition=Available deployment --all --timeout=90s")?;
-        Ok(cluster)
+        Ok(())
     }
 
     /// Runs `ambit`; what it prints.
