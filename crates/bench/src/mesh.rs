@@ -182,6 +182,7 @@ fn workloads(ends: &[Proxy<'_>; 2]) -> Result<String> {
             "workloadType": "deployment",
             "canonicalName": end.name,
             "canonicalRevision": "v1",
+            "services": {},
         })
     };
     let document = serde_json::json!({
