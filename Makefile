@@ -29,6 +29,11 @@ demo: build ## Walk through the mesh on a local cluster, checking every step (KE
 test: build ## Run all tests
 	$(CARGO) test --workspace --no-fail-fast
 
+.PHONY: kube-api
+kube-api: ## The API cases against the real Kubernetes (needs Go; RECORD=1 writes the answers anew)
+	$(CARGO) build --workspace --bin ambit-xtask
+	$(XTASK) kube api $(if $(RECORD),--record) $(CASES)
+
 .PHONY: lint
 lint: ## Format, clippy with warnings denied, tidy
 	$(CARGO) fmt --all --check

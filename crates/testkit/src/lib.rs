@@ -38,7 +38,7 @@ pub use leaks::Snapshot;
 pub use namespace::Namespace;
 pub use network::{Network, Node, Pod};
 pub use packets::{Packets, Segment};
-pub use process::{Process, program};
+pub use process::{Process, die_with_parent, program};
 pub use redirect::capture_pod;
 pub use wait::{eventually, wait_for};
 

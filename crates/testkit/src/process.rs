@@ -1,6 +1,7 @@
 //! Processes that a test starts and that do not outlive it.
 
 use std::io::Read;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -133,6 +134,23 @@ fn collect(mut from: impl Read + Send + 'static, to: Arc<Mutex<Vec<u8>>>) -> Joi
     })
 }
 
+/// Has the kernel kill the process when the thread that starts it ends, however it ends. For
+/// processes that must not outlive even a killed parent; start them from its main thread.
+pub fn die_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    let ask = move || {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        // The parent may have ended before the request was made.
+        if nix::unistd::getppid().as_raw() as u32 != parent {
+            return Err(std::io::ErrorKind::NotFound.into());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only `prctl` and `getppid` are called, which are
+    // async-signal-safe; nothing allocates.
+    unsafe { command.pre_exec(ask) };
+}
+
 /// The path of a program of this workspace, built by the same `cargo` run as the running test or
 /// benchmark; if it is missing, the error says how to build it.
 pub fn program(name: &str) -> Result<PathBuf> {
@@ -166,5 +184,21 @@ mod tests {
         let id = process.id();
         drop(process);
         assert!(!std::path::Path::new(&format!("/proc/{id}")).exists());
+    }
+
+    #[test]
+    fn a_process_dies_with_its_parent() {
+        let child = std::thread::spawn(|| {
+            let mut command = Command::new("sleep");
+            command.arg("1000");
+            die_with_parent(&mut command);
+            command.spawn().unwrap()
+        });
+        let mut child = child.join().unwrap();
+        let status = wait_for("its end", Duration::from_secs(10), || {
+            child.try_wait().unwrap()
+        });
+        use std::os::unix::process::ExitStatusExt as _;
+        assert_eq!(status.unwrap().signal(), Some(nix::libc::SIGKILL));
     }
 }

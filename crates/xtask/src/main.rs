@@ -1,4 +1,4 @@
-//! Automation that needs only cargo: `tidy`, `demo`, `image`.
+//! Automation: `tidy`, `demo` and `image` need only cargo, `kube` needs Go.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,6 +7,7 @@ use clap::Parser;
 
 mod demo;
 mod image;
+mod kube;
 mod tidy;
 
 /// Automation of the Ambit repository.
@@ -18,6 +19,9 @@ enum Command {
     Demo(demo::Args),
     /// Write container images of the mesh, without Docker and without a registry
     Image(image::Args),
+    /// Build the real Kubernetes and run cases on it
+    #[command(subcommand)]
+    Kube(kube::Args),
 }
 
 fn main() -> ExitCode {
@@ -25,6 +29,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(&repository()),
         Command::Demo(args) => demo::run(&repository(), &args),
         Command::Image(args) => image::run(&repository(), &args),
+        Command::Kube(args) => kube::run(&repository(), &args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -31,7 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("samples", &[]),
     ("testkit", &[]),
     ("bench", &["testkit", "ztunnel"]),
-    ("xtask", &["testkit", "node-agent"]),
+    ("xtask", &["testkit", "apiserver", "node-agent"]),
 ];
 
 /// May use everything: it is the sum of the roles.
