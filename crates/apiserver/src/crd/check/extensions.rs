@@ -108,7 +108,9 @@ impl Walk<'_> {
             let why = "must be object if parent array's x-kubernetes-list-type is map";
             return self.invalid(format!("{path}.items.type"), &shown, why);
         }
-        let shown = &map["x-kubernetes-list-map-keys"];
+        let shown = map
+            .get("x-kubernetes-list-map-keys")
+            .unwrap_or(&Value::Null);
         for (i, key) in keys.iter().enumerate() {
             let name = key.as_str().unwrap_or_default();
             let at = format!("{path}.items.properties[{name}]");
