@@ -6,6 +6,7 @@ use crate::{
     upstream,
 };
 use serde_json::{Value, json};
+use std::path::Path;
 
 /// Where objects of a kind are.
 async fn collection(cluster: &Cluster, object: &Value) -> String {
@@ -144,12 +145,18 @@ async fn of_the_gateway_api() {
     .await;
 }
 
+/// A file of examples is named as the folder of the definitions that it is about.
 #[tokio::test]
-async fn of_istio() {
-    examples(&["istio"], include_str!("rules/istio.yaml")).await;
-}
-
-#[tokio::test]
-async fn of_the_sail_operator() {
-    examples(&["sail"], include_str!("rules/sail.yaml")).await;
+async fn of_the_other_definitions() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api/rules");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        if name != "gateway" {
+            examples(&[name], &std::fs::read_to_string(&path).unwrap()).await;
+            count += 1;
+        }
+    }
+    assert!(count >= 2, "{count} files of examples");
 }

@@ -49,7 +49,7 @@ pub fn programs(root: &Path) -> anyhow::Result<Programs> {
     let folder = root.join("target/kubernetes");
     fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let version = printed(&mut in_module(&go, &module).args([
+    let version = printed(in_module(&go, &module).args([
         "list",
         "-m",
         "-f",
