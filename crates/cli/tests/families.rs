@@ -28,9 +28,12 @@ fn tunnels(all: &[Packets], six: bool) -> bool {
     })
 }
 
+/// So many that, of three endpoints, one on another node is surely met.
+const REQUESTS: usize = 16;
+
 fn load(cluster: &Cluster, urls: &[&str]) -> Result<()> {
     for url in urls {
-        for _ in 0..6 {
+        for _ in 0..REQUESTS {
             let answer = cluster.curl("bookinfo", url)?;
             ensure!(answer == Ok(200), "{url}: {answer:?}");
         }
