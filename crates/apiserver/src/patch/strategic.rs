@@ -65,8 +65,13 @@ fn merge_map(
         }
     }
     if let Some(Value::Array(keys)) = patch.get(RETAIN) {
+        let kept = |key: &String| keys.iter().any(|k| k.as_str() == Some(key));
+        if !patch.keys().all(|key| key.starts_with('$') || kept(key)) {
+            return Err(ApiError::bad_request("invalid patch format of retainKeys"));
+        }
         target.retain(|key, _| keys.iter().any(|k| k.as_str() == Some(key)));
     }
+    let server = target.clone();
     for (key, value) in patch {
         if key.starts_with('$') {
             continue;
@@ -99,8 +104,15 @@ fn merge_map(
     for (key, value) in patch {
         if let Some(list) = key.strip_prefix(DELETE_PRIMITIVE) {
             delete_primitives(&mut target, list, value);
-        } else if let Some(list) = key.strip_prefix(ORDER) {
-            order(&mut target, list, value, field(types, shape, list));
+        }
+        let (list, wanted) = match key.strip_prefix(ORDER) {
+            Some(list) => (list, value),
+            None if patch.contains_key(&format!("{ORDER}{key}")) => continue,
+            None => (key.as_str(), value),
+        };
+        let merge = field(types, shape, list).and_then(|f| f.patch);
+        if let (Some(merge), Some(wanted)) = (merge, wanted.as_array()) {
+            order(&mut target, list, wanted, server.get(list), merge);
         }
     }
     Ok(target)
@@ -207,40 +219,45 @@ fn delete_primitives(target: &mut Map<String, Value>, list: &str, gone: &Value) 
     }
 }
 
-/// Orders a merged list as the patch says; items that it does not name keep their place relative
-/// to the one before them.
-fn order(target: &mut Map<String, Value>, list: &str, wanted: &Value, field: Option<&Field>) {
+/// Orders a merged list as Kubernetes does: items that the patch names come as it names them, and
+/// before those that it does not name, unless both were there and stood the other way round.
+fn order(
+    target: &mut Map<String, Value>,
+    list: &str,
+    wanted: &[Value],
+    server: Option<&Value>,
+    key: Option<&str>,
+) {
     let Some(items) = target.get_mut(list).and_then(Value::as_array_mut) else {
         return;
     };
-    let key = field.and_then(|f| f.patch).flatten();
     let identity = |item: &Value| match key {
         Some(key) => item.get(key).cloned().unwrap_or(Value::Null),
         None => item.clone(),
     };
-    let wanted: Vec<Value> = wanted
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(identity)
-        .collect();
-    let position = |item: &Value| wanted.iter().position(|w| *w == identity(item));
-    let (mut named, others): (Vec<_>, Vec<_>) = items
+    let place = |list: &[Value], item: &Value| {
+        let id = identity(item);
+        list.iter().position(|other| identity(other) == id)
+    };
+    let server = server.and_then(Value::as_array);
+    let server = server.map(Vec::as_slice).unwrap_or_default();
+    let (mut named, mut others): (Vec<_>, Vec<_>) = items
         .drain(..)
-        .enumerate()
-        .partition(|(_, item)| position(item).is_some());
-    named.sort_by_key(|(_, item)| position(item));
-    // Both parts are merged back by the original positions of the unnamed items.
-    let mut named = named.into_iter().peekable();
-    let mut result: Vec<Value> = Vec::with_capacity(named.len() + others.len());
-    for (at, item) in others {
-        while named.peek().is_some_and(|(original, _)| *original < at) {
-            result.extend(named.next().map(|(_, item)| item));
+        .partition(|item| place(wanted, item).is_some());
+    named.sort_by_key(|item| place(wanted, item));
+    others.sort_by_key(|item| place(server, item));
+    let mut others = others.into_iter().peekable();
+    for item in named {
+        let stood_before = |other: &Value| {
+            let places = (place(server, other), place(server, &item));
+            matches!(places, (Some(other), Some(own)) if other < own)
+        };
+        while let Some(other) = others.next_if(stood_before) {
+            items.push(other);
         }
-        result.push(item);
+        items.push(item);
     }
-    result.extend(named.map(|(_, item)| item));
-    *items = result;
+    items.extend(others);
 }
 
 #[cfg(test)]
@@ -268,7 +285,7 @@ mod tests {
         assert_eq!(
             done["spec"]["template"]["spec"]["containers"],
             json!([{"name": "b", "image": "1"}, {"name": "a", "image": "2",
-                "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}])
+                "env": [{"name": "Y", "value": "2"}, {"name": "X", "value": "1"}]}])
         );
     }
 
@@ -299,6 +316,9 @@ mod tests {
             json!({"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {}}}}),
         );
         assert_eq!(done["spec"]["strategy"], json!({"type": "Recreate"}));
+        let unsaid = json!({"spec": {"strategy": {"$retainKeys": [], "type": "Recreate"}}});
+        let refused = apply("apps.v1.Deployment", &unsaid, &json!({}));
+        assert_eq!(refused.unwrap_err().code, 400);
         let bad = apply("v1.Pod", &json!({"$patch": "explode"}), &json!({}));
         assert_eq!(bad.unwrap_err().code, 400);
     }
@@ -310,7 +330,7 @@ mod tests {
             json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a/a"], "finalizers": ["c/c"]}}),
             target,
         );
-        assert_eq!(done["metadata"]["finalizers"], json!(["b/b", "c/c"]));
+        assert_eq!(done["metadata"]["finalizers"], json!(["c/c", "b/b"]));
         // A list without marks is replaced as a whole.
         let done = deployment(
             pod_spec(json!({"containers": [{"name": "a", "args": ["z"]}]})),
