@@ -4,6 +4,7 @@
 //! that is not authorized learns nothing about what exists.
 
 mod change;
+mod eviction;
 mod read;
 mod reviews;
 mod scale;

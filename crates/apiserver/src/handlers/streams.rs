@@ -1,12 +1,12 @@
 //! Subresources: parts of objects, actions on them, and streams that kubelets serve.
 
-use super::{Context, change, read, scale};
+use super::{Context, change, eviction, read, scale};
 use crate::{
     authn::tokens::{Grant, Reference},
     decode,
     http::{self as answer, Body, BoxError},
     object,
-    ops::{self, DeleteOptions, Part},
+    ops::{self, Part},
     registry::{Registry, Resource},
     status::{ApiError, Cause, Result},
     store::Key,
@@ -43,7 +43,7 @@ pub async fn subresource(
     match name {
         "scale" => scale::serve(&context, &resource, request).await,
         "token" => token(&context, request).await,
-        "eviction" => evict(&context, &resource, request).await,
+        "eviction" => eviction::evict(&context, &resource, request).await,
         "binding" => {
             let body = body(request).await?;
             bind(&context, &context.target.name, &body)
@@ -71,7 +71,7 @@ async fn part(
     }
 }
 
-async fn body(request: Request<Incoming>) -> Result<Value> {
+pub(super) async fn body(request: Request<Incoming>) -> Result<Value> {
     let content_type = answer::content_type(request.headers());
     let bytes = answer::read(request.into_body()).await?;
     if bytes.is_empty() {
@@ -80,7 +80,7 @@ async fn body(request: Request<Incoming>) -> Result<Value> {
     Ok(decode::object(&content_type, &bytes)?.value)
 }
 
-fn builtin(registry: &Registry, kind: &str) -> Result<Arc<Resource>> {
+pub(super) fn builtin(registry: &Registry, kind: &str) -> Result<Arc<Resource>> {
     registry
         .find_kind("", "v1", kind)
         .ok_or_else(|| ApiError::internal(format!("{kind} is not served")))
@@ -299,90 +299,6 @@ fn scheduled(pod: &mut Value) {
         json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
         "lastTransitionTime": object::now()}),
     );
-}
-
-/// POST pods/x/eviction: a deletion that disruption budgets may refuse.
-async fn evict(
-    context: &Context,
-    resource: &Arc<Resource>,
-    request: Request<Incoming>,
-) -> Result<Response<Body>> {
-    let body = body(request).await?;
-    let (namespace, name) = (context.namespace(), context.target.name.as_str());
-    let pod = ops::get(&context.api, resource, namespace, name)?;
-    // kube-rs writes the options in snake case.
-    let options = body
-        .get("deleteOptions")
-        .or_else(|| body.get("delete_options"));
-    let options = DeleteOptions::parse(options.unwrap_or(&Value::Null))?;
-    refuse_disruption(context, pod.value())?;
-    let mut writer = context.writer()?;
-    ops::delete(
-        &context.api,
-        resource,
-        namespace,
-        name,
-        &options,
-        &mut writer,
-    )?;
-    let mut value =
-        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"});
-    value["code"] = 201.into();
-    Ok(answer::value(StatusCode::CREATED, &value))
-}
-
-/// A budget that covers the pod must allow the loss. Its numbers are computed here, because no
-/// controller keeps its status.
-fn refuse_disruption(context: &Context, pod: &Value) -> Result<()> {
-    use crate::selectors::LabelSelector;
-    let (api, namespace) = (&context.api, object::namespace(pod));
-    let ready = |pod: &Value| {
-        let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
-        let is =
-            |c: &Value| object::text(c, "/type") == "Ready" && object::text(c, "/status") == "True";
-        !object::terminating(pod) && conditions.into_iter().flatten().any(is)
-    };
-    if !ready(pod) {
-        return Ok(());
-    }
-    for budget in api
-        .store
-        .list("poddisruptionbudgets.policy", Some(namespace))
-        .1
-    {
-        let spec = budget.value().get("spec").unwrap_or(&Value::Null);
-        let selector = spec.get("selector").and_then(LabelSelector::from_object);
-        let Some(selector) = selector.filter(|s| s.matches(pod)) else {
-            continue;
-        };
-        let pods = api.store.list("pods", Some(namespace)).1;
-        let covered: Vec<_> = pods
-            .iter()
-            .filter(|p| selector.matches(p.value()))
-            .collect();
-        let healthy = covered.iter().filter(|p| ready(p.value())).count() as i64;
-        let total = covered.len() as i64;
-        let count = |value: &Value| match value {
-            Value::String(s) => {
-                let percent: i64 = s.trim_end_matches('%').parse().unwrap_or(100);
-                (total * percent + 99) / 100
-            }
-            other => other.as_i64().unwrap_or(0),
-        };
-        let needed = match (spec.get("minAvailable"), spec.get("maxUnavailable")) {
-            (Some(min), _) => count(min),
-            (None, Some(max)) => total - count(max),
-            (None, None) => 0,
-        };
-        if healthy - 1 < needed {
-            let name = object::name(budget.value());
-            tracing::debug!(budget = name, healthy, needed, "eviction refused");
-            return Err(ApiError::too_many_requests(
-                "Cannot evict pod as it would violate the pod's disruption budget.",
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// The container that a request means: the one it names, else the annotated or the only one.

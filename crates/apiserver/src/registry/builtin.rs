@@ -97,11 +97,10 @@ const ROWS: &[Row] = &[
     row("apps", "v1", "Deployment", "deployments", true, &["deploy"], SCALE).all(),
     row("apps", "v1", "ReplicaSet", "replicasets", true, &["rs"], SCALE).all(),
     row("apps", "v1", "DaemonSet", "daemonsets", true, &["ds"], STATUS).all(),
-    row("apps", "v1", "StatefulSet", "statefulsets", true, &["sts"], SCALE)
-        .all().inert(NO_CONTROLLER),
+    row("apps", "v1", "StatefulSet", "statefulsets", true, &["sts"], SCALE).all(),
     row("apps", "v1", "ControllerRevision", "controllerrevisions", true, NONE, NONE),
-    row("batch", "v1", "Job", "jobs", true, NONE, STATUS).all().inert(NO_CONTROLLER),
-    row("batch", "v1", "CronJob", "cronjobs", true, &["cj"], STATUS).all().inert(NO_CONTROLLER),
+    row("batch", "v1", "Job", "jobs", true, NONE, STATUS).all(),
+    row("batch", "v1", "CronJob", "cronjobs", true, &["cj"], STATUS).all(),
     row("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", true, &["hpa"], STATUS)
         .all().inert("stored, but nothing scales by it in this cluster"),
     row("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", true, &["pdb"], STATUS),

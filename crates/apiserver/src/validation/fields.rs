@@ -109,23 +109,36 @@ pub fn range(text: &str, path: &str, causes: &mut Vec<Cause>) {
 
 /// A number or a share such as `25%`, at most 100%; nothing when it is missing.
 pub fn share(value: Option<&Value>, path: &str, causes: &mut Vec<Cause>) {
+    number_or_share(value, path, causes);
+    if let Some(text) = value.and_then(Value::as_str)
+        && percent(text).is_some_and(|n| n > 100)
+    {
+        let why = "must not be greater than 100%";
+        causes.push(Cause::invalid(path, &text.into(), why));
+    }
+}
+
+/// A number or a share such as `125%`; nothing when it is missing.
+pub fn number_or_share(value: Option<&Value>, path: &str, causes: &mut Vec<Cause>) {
     match value {
-        Some(Value::String(text)) => match percent(text) {
-            None => {
-                let why = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
-                causes.push(Cause::invalid(path, &text.as_str().into(), why));
-            }
-            Some(n) if n > 100 => {
-                let why = "must not be greater than 100%";
-                causes.push(Cause::invalid(path, &text.as_str().into(), why));
-            }
-            Some(_) => {}
-        },
+        Some(Value::String(text)) if percent(text).is_none() => {
+            let why = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
+            causes.push(Cause::invalid(path, &text.as_str().into(), why));
+        }
         Some(number) if number.as_i64().is_some_and(|n| n < 0) => {
             let why = "must be greater than or equal to 0";
             causes.push(Cause::invalid(path, number, why));
         }
         _ => {}
+    }
+}
+
+/// Whether a number or share is there and is none at all.
+pub fn is_zero(value: Option<&Value>) -> bool {
+    match value {
+        Some(Value::String(text)) => percent(text) == Some(0),
+        Some(number) => number.as_i64() == Some(0),
+        None => false,
     }
 }
 

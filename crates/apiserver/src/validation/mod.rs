@@ -1,5 +1,6 @@
 //! Rules that an object must fulfil beyond its form. The messages are Kubernetes'.
 
+mod batch;
 mod container;
 mod fields;
 mod meta;
@@ -88,10 +89,11 @@ fn kind(resource: &Resource, value: &Value, current: Option<&Value>, causes: &mu
         ("", "Secret") => policy::secret(value, causes),
         ("", "Endpoints") => network::endpoints(value, causes),
         ("", "Node") => policy::node(value, causes),
-        ("apps", "Deployment" | "ReplicaSet" | "DaemonSet" | "StatefulSet") => {
-            workload::apps(value, causes);
+        ("apps", kind @ ("Deployment" | "ReplicaSet" | "DaemonSet" | "StatefulSet")) => {
+            workload::apps(kind, value, causes);
         }
-        ("batch", "Job") => workload::job(value, causes),
+        ("batch", "Job") => batch::job(value, causes),
+        ("batch", "CronJob") => batch::cron_job(value, causes),
         ("rbac.authorization.k8s.io", kind) => rbac(kind, value, causes),
         ("apiextensions.k8s.io", _) => crd::check(value, current, causes),
         ("autoscaling", "HorizontalPodAutoscaler") => policy::autoscaler(value, causes),
@@ -106,8 +108,7 @@ fn kind(resource: &Resource, value: &Value, current: Option<&Value>, causes: &mu
 /// Fields that cannot change once they are set.
 fn immutable(resource: &Resource, current: &Value, next: &Value, causes: &mut Vec<Cause>) {
     let fields: &[&str] = match (resource.group.as_ref(), resource.kind.as_ref()) {
-        ("apps", "Deployment" | "ReplicaSet" | "DaemonSet" | "StatefulSet") => &["spec.selector"],
-        ("batch", "Job") => &["spec.selector", "spec.template", "spec.completions"],
+        ("apps", "Deployment" | "ReplicaSet" | "DaemonSet") => &["spec.selector"],
         ("", "Secret") => &["type"],
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => &["roleRef"],
         ("discovery.k8s.io", "EndpointSlice") => &["addressType"],
@@ -124,8 +125,11 @@ fn immutable(resource: &Resource, current: &Value, next: &Value, causes: &mut Ve
             causes.push(Cause::invalid(*field, after.unwrap_or(&Value::Null), why));
         }
     }
-    if resource.is("", "Pod") {
-        pod::update(current, next, causes);
+    match (resource.group.as_ref(), resource.kind.as_ref()) {
+        ("", "Pod") => pod::update(current, next, causes),
+        ("apps", "StatefulSet") => workload::stateful_set_update(current, next, causes),
+        ("batch", "Job") => batch::job_update(current, next, causes),
+        _ => {}
     }
     if resource.is("", "Service") {
         service::kept(current, next, causes);

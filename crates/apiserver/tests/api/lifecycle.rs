@@ -258,34 +258,43 @@ async fn eviction_heeds_budgets() {
     let mut p = pod("p");
     p["metadata"]["labels"] = json!({"a": "b"});
     cluster.post(PODS, &p).await.ok();
-    let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
-    cluster
-        .send(
-            "PATCH",
-            &format!("{PODS}/p/status"),
-            "application/merge-patch+json",
-            ready.to_string(),
-        )
-        .await
-        .ok();
+    let set_status = async |path: &str, status: Value| {
+        let merge = "application/merge-patch+json";
+        let body = json!({"status": status}).to_string();
+        let path = format!("{path}/status");
+        cluster.send("PATCH", &path, merge, body).await.ok();
+    };
+    let ready = json!([{"type": "Ready", "status": "True"}]);
+    let running = json!({"phase": "Running", "conditions": ready});
+    set_status(&format!("{PODS}/p"), running).await;
     let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
     let budget = json!({"metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"a": "b"}}}});
     cluster.post(budgets, &budget).await.ok();
     // The body of kube-rs, without kind.
     let body = json!({"delete_options": null, "metadata": {"name": "p"}});
-    cluster
-        .post(&format!("{PODS}/p/eviction"), &body)
-        .await
-        .refused(429, "TooManyRequests");
-    cluster
-        .send("DELETE", &format!("{budgets}/b"), "application/json", "")
-        .await
-        .ok();
-    cluster
-        .post(&format!("{PODS}/p/eviction"), &body)
-        .await
-        .ok();
+    let eviction = format!("{PODS}/p/eviction");
+    // Nobody has counted yet, then nothing may be lost.
+    let refused = |answer: crate::common::Answer| {
+        answer.refused(429, "TooManyRequests");
+        answer.body
+    };
+    let status = refused(cluster.post(&eviction, &body).await);
+    assert_eq!(status["details"]["retryAfterSeconds"], 10);
+    let counted = json!({"observedGeneration": 1, "disruptionsAllowed": 0, "desiredHealthy": 1,
+        "currentHealthy": 1, "expectedPods": 1});
+    set_status(&format!("{budgets}/b"), counted).await;
+    let status = refused(cluster.post(&eviction, &body).await);
+    assert_eq!(
+        status["details"]["causes"][0]["message"],
+        "The disruption budget b needs 1 healthy pods and has 1 currently"
+    );
+    let allowed = json!({"observedGeneration": 1, "disruptionsAllowed": 1});
+    set_status(&format!("{budgets}/b"), allowed).await;
+    cluster.post(&eviction, &body).await.ok();
     gone(&cluster, &format!("{PODS}/p")).await;
+    let taken = cluster.get(&format!("{budgets}/b")).await.ok();
+    assert_eq!(taken["status"]["disruptionsAllowed"], 0);
+    assert!(taken["status"]["disruptedPods"]["p"].is_string());
 }
 
 #[tokio::test]
