@@ -8,4 +8,5 @@ pub mod informer;
 pub mod kubelet;
 pub mod network_policy;
 pub mod nft;
+mod quantity;
 pub mod service_proxy;

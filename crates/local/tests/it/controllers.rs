@@ -3,145 +3,30 @@
 
 use std::time::Duration;
 
-use ambit_apiserver::{Handle, Server};
-use ambit_node_agent::controllers::{self, ControllersConfig};
+use ambit_node_agent::controllers::ControllersConfig;
 use ambit_testkit::eventually;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Event, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
 
 use crate::harness::PATIENCE;
+use crate::world::World;
 
-/// An API server with controllers.
-struct World {
-    client: Client,
-    controllers: JoinHandle<()>,
-    _server: Handle,
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        self.controllers.abort();
-    }
-}
-
-impl World {
-    async fn new(config: ControllersConfig) -> Result<Self> {
-        let server = Server::builder().start().await?;
-        let kubeconfig = Kubeconfig::from_yaml(&server.admin_kubeconfig()?)?;
-        let options = KubeConfigOptions::default();
-        let client = Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &options).await?)?;
-        let own = client.clone();
-        let controllers = tokio::spawn(async move {
-            if let Err(error) = controllers::run(own, config).await {
-                eprintln!("controllers: {error}");
-            }
-        });
-        Ok(Self {
-            client,
-            controllers,
-            _server: server,
-        })
-    }
-
-    fn pods(&self) -> Api<Pod> {
-        Api::default_namespaced(self.client.clone())
-    }
-
-    async fn create<K>(&self, object: Value) -> Result<K>
-    where
-        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + Clone
-            + serde::Serialize
-            + serde::de::DeserializeOwned
-            + std::fmt::Debug,
-    {
-        let api: Api<K> = Api::default_namespaced(self.client.clone());
-        let object: K = serde_json::from_value(object)?;
-        Ok(api.create(&PostParams::default(), &object).await?)
-    }
-
-    async fn node(&self, name: &str, spec: Value) -> Result<()> {
-        let api: Api<Node> = Api::all(self.client.clone());
-        let node = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec}))?;
-        api.create(&PostParams::default(), &node).await?;
-        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
-        api.patch_status(name, &PatchParams::default(), &Patch::Merge(ready))
-            .await?;
-        Ok(())
-    }
-
-    /// Plays the kubelet: pods that are bound run and are ready, pods that are
-    /// to be deleted are gone.
-    async fn kubelet(&self) -> Result<Vec<Pod>> {
-        let api = self.pods();
-        let all = api.list(&ListParams::default()).await?.items;
-        for (index, pod) in all.iter().enumerate() {
-            let name = pod.metadata.name.as_deref().context("a name")?;
-            let bound = pod
-                .spec
-                .as_ref()
-                .is_some_and(|spec| spec.node_name.is_some());
-            let started = pod
-                .status
-                .as_ref()
-                .is_some_and(|status| status.pod_ip.is_some());
-            if pod.metadata.deletion_timestamp.is_some() {
-                let _ = api
-                    .delete(name, &DeleteParams::default().grace_period(0))
-                    .await;
-            } else if bound && !started {
-                let ip = format!("10.0.0.{}", index + 1);
-                let now = "2026-01-01T00:00:00Z";
-                let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
-                    "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}]}});
-                let _ = api
-                    .patch_status(name, &PatchParams::default(), &Patch::Merge(status))
-                    .await;
-            }
-        }
-        Ok(all)
-    }
-
-    /// Plays the kubelet until an object is as wanted.
-    async fn until<K>(&self, name: &str, accept: impl Fn(&K) -> bool) -> Result<K>
-    where
-        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + Clone
-            + serde::de::DeserializeOwned
-            + std::fmt::Debug,
-    {
-        let api: Api<K> = Api::default_namespaced(self.client.clone());
-        let what = format!("{} {name}", K::kind(&()));
-        let found = eventually(&what, PATIENCE, async || {
-            self.kubelet().await.ok()?;
-            api.get_opt(name)
-                .await
-                .ok()?
-                .filter(|object| accept(object))
-        });
-        found.await
-    }
-}
-
-fn template(app: &str, image: &str) -> Value {
+pub fn template(app: &str, image: &str) -> Value {
     json!({"metadata": {"labels": {"app": app}},
         "spec": {"containers": [{"name": "c", "image": image}]}})
 }
 
-fn deployment(replicas: i32, image: &str) -> Value {
+pub fn deployment(replicas: i32, image: &str) -> Value {
     json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
         "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
             "template": template("web", image)}})
 }
 
-fn is_rolled_out(deployment: &Deployment, replicas: i32) -> bool {
+pub fn is_rolled_out(deployment: &Deployment, replicas: i32) -> bool {
     let status = deployment.status.clone().unwrap_or_default();
     status.observed_generation == deployment.metadata.generation
         && [
@@ -245,7 +130,9 @@ async fn a_pod_that_fits_nowhere_says_why_and_is_bound_when_it_fits() -> Result<
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "picky"},
         "spec": {"nodeSelector": {"disk": "ssd"}, "containers": [{"name": "c", "image": "i"}]}});
     world.create::<Pod>(pod).await?;
-    let wanted = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.";
+    let wanted = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. \
+        no new claims to deallocate, preemption: 0/1 nodes are available: \
+        1 Preemption is not helpful for scheduling.";
     world
         .until("picky", |pod: &Pod| {
             let conditions = pod

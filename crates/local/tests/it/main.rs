@@ -9,3 +9,5 @@ mod lifecycle;
 mod network;
 mod policies;
 mod services;
+mod workloads;
+mod world;

@@ -3,18 +3,20 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::PostParams;
 
-use super::daemonset_plan::{self as plan, Counts, HASH_LABEL};
-use super::error::{ControllerError, Doing, is_status};
+use super::claim::{claim, follow_orphans};
+use super::daemonset_plan::{self as plan, Counts};
+use super::error::ControllerError;
 use super::meta;
 use super::placement;
 use super::pods;
 use super::replicaset::non_zero;
-use super::world::World;
+use super::revisions::{self, REVISION_LABEL};
+use super::world::{World, follow, follow_owners};
 use crate::informer::{ObjectKey, Queue};
 
 const COMPONENT: &str = "daemonset-controller";
@@ -22,23 +24,9 @@ const COMPONENT: &str = "daemonset-controller";
 /// Subscribes to what matters for daemon sets and works on them.
 pub(crate) fn start(world: Arc<World>) -> impl Future<Output = ()> + Send {
     let queue = Queue::new();
-    let sets = queue.clone();
-    world.daemon_sets.on_change(move |_, new| {
-        if let Some(set) = new {
-            sets.add(ObjectKey::of(set));
-        }
-    });
-    let by_pod = queue.clone();
-    world.pods.on_change(move |old, new| {
-        for pod in [old, new].into_iter().flatten() {
-            if let Some(owner) =
-                meta::controller_of(&pod.metadata).filter(|o| o.kind == "DaemonSet")
-            {
-                let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-                by_pod.add(ObjectKey::new(namespace, owner.name.clone()));
-            }
-        }
-    });
+    follow(&world.daemon_sets, &queue);
+    follow_owners(&world.pods, "DaemonSet", &queue);
+    follow_orphans(&world.pods, &world.daemon_sets, selector, &queue);
     let (by_node, cache) = (queue.clone(), Arc::downgrade(&world.daemon_sets));
     world.nodes.on_change(move |old, new| {
         if let Some(sets) = cache.upgrade().filter(|_| matters(old, new)) {
@@ -65,6 +53,10 @@ fn matters(old: Option<&Node>, new: Option<&Node>) -> bool {
         || placement::is_ready(old) != placement::is_ready(new)
 }
 
+fn selector(set: &DaemonSet) -> Option<&LabelSelector> {
+    set.spec.as_ref().map(|spec| &spec.selector)
+}
+
 async fn reconcile(
     world: &World,
     queue: &Queue<ObjectKey>,
@@ -74,54 +66,74 @@ async fn reconcile(
         return Ok(());
     };
     let Some(spec) = &set.spec else { return Ok(()) };
-    let hash = meta::template_hash(&spec.template, 0);
+    let leaving = set.metadata.deletion_timestamp.is_some();
+    let mut collisions = set
+        .status
+        .as_ref()
+        .and_then(|status| status.collision_count);
+    let history = match leaving {
+        true => None,
+        false => {
+            let (selector, template) = (&spec.selector, &spec.template);
+            Some(revisions::sync(world, &*set, selector, template, &mut collisions).await?)
+        }
+    };
+    let hash = history
+        .as_ref()
+        .map_or("", |history| revisions::hash(&history.update));
     let nodes = world.nodes.list();
-    if set.metadata.deletion_timestamp.is_none() {
-        let pods = owned(world, &set);
-        let plan = plan::plan(&set, &hash, &nodes, &pods, Timestamp::now());
-        for pod in plan.delete {
-            pods::delete(world, pod, None).await?;
-            let message = format!(
-                "Deleted pod: {}",
-                pod.metadata.name.as_deref().unwrap_or("?")
-            );
-            world
-                .events
-                .normal(COMPONENT, &*set, "SuccessfulDelete", message)
-                .await;
-        }
-        for node in plan.create {
-            let mut pod = pods::from_template(&*set, &spec.template);
-            let labels = meta::with_label(pod.metadata.labels.as_ref(), HASH_LABEL, &hash);
-            pod.metadata.labels = Some(labels);
-            let mut pod_spec = plan::pod_spec(&spec.template);
-            plan::pin(&mut pod_spec, &node);
-            pod.spec = Some(pod_spec);
-            pods::create(world, COMPONENT, &*set, &pod).await?;
-        }
+    let mut pods = claim(world, &*set, &spec.selector, &world.pods).await?;
+    let mut failure = None;
+    if let Some(history) = &history {
+        failure = act(world, &set, hash, &nodes, &pods).await.err();
+        pods = claim(world, &*set, &spec.selector, &world.pods).await?;
+        let is_live = |revision: &ControllerRevision| {
+            let own = revisions::hash(revision);
+            own == hash || pods.iter().any(|pod| plan::hash_of(pod) == Some(own))
+        };
+        revisions::forget(world, &history.all, is_live, spec.revision_history_limit).await?;
     }
-    let pods = owned(world, &set);
-    let plan = plan::plan(&set, &hash, &nodes, &pods, Timestamp::now());
+    let plan = plan::plan(&set, hash, &nodes, &pods, Timestamp::now());
     if let Some(delay) = plan.recheck {
         queue.add_after(key, delay);
     }
-    write_status(world, &set, plan.counts).await
+    write_status(world, &set, plan.counts, collisions).await?;
+    failure.map_or(Ok(()), Err)
 }
 
-fn owned(world: &World, set: &DaemonSet) -> Vec<Arc<Pod>> {
-    let uid = set.metadata.uid.as_deref().unwrap_or_default();
-    let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
-    let mut pods = world.pods.in_namespace(namespace);
-    pods.retain(|pod| meta::is_controlled_by(&pod.metadata, uid));
-    pods
+/// Carries out what the plan says.
+async fn act(
+    world: &World,
+    set: &DaemonSet,
+    hash: &str,
+    nodes: &[Arc<Node>],
+    pods: &[Arc<Pod>],
+) -> Result<(), ControllerError> {
+    let Some(spec) = &set.spec else { return Ok(()) };
+    let plan = plan::plan(set, hash, nodes, pods, Timestamp::now());
+    for pod in plan.delete {
+        pods::delete_for(world, COMPONENT, set, pod).await?;
+    }
+    for node in plan.create {
+        let mut pod = pods::from_template(set, &spec.template);
+        let labels = meta::with_label(pod.metadata.labels.as_ref(), REVISION_LABEL, hash);
+        pod.metadata.labels = Some(labels);
+        let mut pod_spec = plan::pod_spec(&spec.template);
+        plan::pin(&mut pod_spec, &node);
+        pod.spec = Some(pod_spec);
+        pods::create(world, COMPONENT, set, &pod).await?;
+    }
+    Ok(())
 }
 
 async fn write_status(
     world: &World,
     set: &DaemonSet,
     counts: Counts,
+    collisions: Option<i32>,
 ) -> Result<(), ControllerError> {
     let status = DaemonSetStatus {
+        collision_count: collisions,
         current_number_scheduled: counts.current,
         desired_number_scheduled: counts.desired,
         number_misscheduled: counts.misscheduled,
@@ -135,17 +147,7 @@ async fn write_status(
     if set.status.as_ref() == Some(&status) {
         return Ok(());
     }
-    let key = ObjectKey::of(set);
     let mut updated = set.clone();
     updated.status = Some(status);
-    let api = world.api::<DaemonSet>(&key.namespace);
-    match api
-        .replace_status(&key.name, &PostParams::default(), &updated)
-        .await
-    {
-        Ok(written) => world.daemon_sets.observe(written),
-        Err(error) if is_status(&error, 404) => {}
-        Err(error) => return Err(error).doing(|| format!("writing the status of {key}")),
-    }
-    Ok(())
+    world.write_status(&world.daemon_sets, &updated).await
 }

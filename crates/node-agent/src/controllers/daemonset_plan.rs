@@ -12,9 +12,13 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::meta::{self, Availability, scaled};
 use super::placement::{self, tolerates, untolerated};
+use super::revisions::REVISION_LABEL;
 
-/// Label that names the template a pod was made of.
-pub(crate) const HASH_LABEL: &str = "controller-revision-hash";
+/// The version of the template that a pod was made of.
+pub(crate) fn hash_of(pod: &Pod) -> Option<&str> {
+    let labels = pod.metadata.labels.as_ref()?;
+    labels.get(REVISION_LABEL).map(String::as_str)
+}
 
 /// What to do, and what the set's status is before it is done.
 #[derive(Debug, Default)]
@@ -110,13 +114,7 @@ fn sort_pods<'a>(
             place.old.push(pod);
         } else if meta::is_finished(pod) {
             plan.delete.push(pod);
-        } else if pod
-            .metadata
-            .labels
-            .as_ref()
-            .and_then(|l| l.get(HASH_LABEL))
-            .is_some_and(|h| h == hash)
-        {
+        } else if hash_of(pod) == Some(hash) {
             place.new.push(pod);
         } else {
             place.old.push(pod);
@@ -176,9 +174,10 @@ fn replace<'a>(
 ) {
     let available = |pod: &Pod| meta::availability(pod, min_ready, now) == Availability::Available;
     let (on_delete, surge, unavailable) = bounds(set, plan.counts.desired);
+    // Both are in use at once only where the successor is not available yet.
     let mut surging = places
         .iter()
-        .filter(|p| !p.new.is_empty() && !p.old.is_empty())
+        .filter(|p| !p.old.is_empty() && p.new.first().is_some_and(|new| !available(new)))
         .count();
     let mut missing = places
         .iter()
@@ -197,24 +196,21 @@ fn replace<'a>(
             .filter(|pod| meta::is_active(pod))
             .collect();
         let leaving = place.old.len() > old.len();
+        let serving = old.iter().any(|pod| available(pod));
         match (place.new.first(), old.is_empty()) {
             (None, true) if !leaving => plan.create.push(place.name.to_owned()),
             (None, true) | (Some(_), true) => {}
             _ if on_delete => {}
             // The successor is there: the old one goes once it is not needed.
-            (Some(new), false) => {
-                if available(new) || !old.iter().any(|pod| available(pod)) {
-                    plan.delete.extend(old);
-                }
-            }
+            (Some(new), false) if available(new) => plan.delete.extend(old),
+            (Some(_), false) => {}
             (None, false) if surge > 0 => {
-                if surging < surge {
-                    surging += 1;
+                if !serving || surging < surge {
+                    surging += usize::from(serving);
                     plan.create.push(place.name.to_owned());
                 }
             }
             (None, false) => {
-                let serving = old.iter().any(|pod| available(pod));
                 if !serving || missing < unavailable {
                     missing += usize::from(serving);
                     plan.delete.extend(old);
@@ -369,7 +365,7 @@ mod tests {
     fn pod(name: &str, node: &str, hash: &str, ready: bool) -> Arc<Pod> {
         let status = if ready { "True" } else { "False" };
         let pod = json!({
-            "metadata": {"name": name, "labels": {HASH_LABEL: hash}},
+            "metadata": {"name": name, "labels": {REVISION_LABEL: hash}},
             "spec": {"containers": [], "nodeName": node},
             "status": {"phase": "Running", "conditions": [
                 {"type": "Ready", "status": status, "lastTransitionTime": "2026-01-01T00:00:00Z"}]},

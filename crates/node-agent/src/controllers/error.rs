@@ -12,13 +12,11 @@ pub enum ControllerError {
         #[source]
         source: Box<kube::Error>,
     },
-    /// A selector of the object has an unknown operator.
-    #[error("the selector of {object} is not valid: {reason}")]
-    Selector {
-        /// Kind and name.
+    /// Every name that was tried for a new object is taken.
+    #[error("all candidate names of {object} are taken; will try others")]
+    NoFreeName {
+        /// What needed a name.
         object: String,
-        /// What is wrong with it.
-        reason: String,
     },
     /// A worker ended; it never should.
     #[error("the {name} controller ended")]

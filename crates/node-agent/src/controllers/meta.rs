@@ -123,6 +123,11 @@ pub(crate) fn is_active(pod: &Pod) -> bool {
     !is_finished(pod) && pod.metadata.deletion_timestamp.is_none()
 }
 
+/// Whether the pod has been deleted and has not ended yet.
+pub(crate) fn is_terminating(pod: &Pod) -> bool {
+    !is_finished(pod) && pod.metadata.deletion_timestamp.is_some()
+}
+
 /// The pod's phase; "" when it has no status yet.
 pub(crate) fn phase(pod: &Pod) -> &str {
     pod.status

@@ -6,16 +6,19 @@
 //! server. None polls; each acts on watch events, and on timers only where
 //! time itself is the event (an expired lease, `minReadySeconds`).
 
+mod claim;
+mod cronjob;
 mod daemonset;
 mod daemonset_plan;
 mod deployment;
-mod deployment_plan;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod endpointslice_mirror;
 mod endpointslice_plan;
 mod error;
 mod events;
+mod job;
 mod load_balancer;
 mod meta;
 mod node_lifecycle;
@@ -24,9 +27,13 @@ mod pod_addresses;
 mod pod_gc;
 mod pods;
 mod replicaset;
+mod revisions;
 mod scheduler;
+mod selector;
 mod slices;
+mod statefulset;
 mod taint_eviction;
+mod volume_claims;
 mod world;
 
 use std::future::Future;
@@ -79,6 +86,9 @@ pub async fn run(client: Client, config: ControllersConfig) -> Result<(), Contro
         ("deployment", Box::pin(deployment::start(world.clone()))),
         ("replicaset", Box::pin(replicaset::start(world.clone()))),
         ("daemonset", Box::pin(daemonset::start(world.clone()))),
+        ("statefulset", Box::pin(statefulset::start(world.clone()))),
+        ("job", Box::pin(job::start(world.clone()))),
+        ("cronjob", Box::pin(cronjob::start(world.clone()))),
         ("scheduler", Box::pin(scheduler::start(world.clone()))),
         (
             "endpointslice",
@@ -112,6 +122,11 @@ pub async fn run(client: Client, config: ControllersConfig) -> Result<(), Contro
             Box::pin(taint_eviction::start(world.clone())),
         ),
         ("pod-gc", Box::pin(pod_gc::start(world.clone()))),
+        ("disruption", Box::pin(disruption::start(world.clone()))),
+        (
+            "volume-claims",
+            Box::pin(volume_claims::start(world.clone())),
+        ),
     ];
     let mut tasks = JoinSet::new();
     for (name, worker) in workers {

@@ -1,11 +1,10 @@
-//! Whether a pod may be on a node: selectors, required node affinity, taints
-//! and tolerations, host ports. Pure; the scheduler and the daemon sets use
-//! the same answer.
+//! Whether a node is one that a pod asks for: selectors, node affinity, taints
+//! and tolerations. Pure; the scheduler and the daemon sets use the same answer.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration,
+    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
 };
 
 /// Set on nodes whose condition `Ready` is not true.
@@ -14,63 +13,6 @@ pub(crate) const NOT_READY: &str = "node.kubernetes.io/not-ready";
 pub(crate) const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 /// Set on cordoned nodes.
 pub(crate) const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
-
-/// Why a node is out of the question, in the scheduler's usual words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Obstacle {
-    /// `nodeSelector` or required node affinity do not match.
-    Affinity,
-    /// A taint that the pod does not tolerate.
-    Taint(String),
-    /// The node is cordoned.
-    Cordoned,
-    /// A host port of the pod is in use there.
-    HostPort,
-}
-
-impl std::fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Affinity => f.write_str("node(s) didn't match Pod's node affinity/selector"),
-            Self::Taint(taint) => write!(f, "node(s) had untolerated taint {{{taint}}}"),
-            Self::Cordoned => f.write_str("node(s) were unschedulable"),
-            Self::HostPort => {
-                f.write_str("node(s) didn't have free ports for the requested pod ports")
-            }
-        }
-    }
-}
-
-/// What keeps a pod of this `spec` from `node`, given the pods there.
-pub(crate) fn obstacle<'a>(
-    spec: &PodSpec,
-    node: &Node,
-    mut there: impl Iterator<Item = &'a Pod>,
-) -> Option<Obstacle> {
-    if !matches_node(spec, node) {
-        return Some(Obstacle::Affinity);
-    }
-    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
-    let cordon = taint(UNSCHEDULABLE, "NoSchedule");
-    if node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true)
-        && !tolerates(tolerations, &cordon)
-    {
-        return Some(Obstacle::Cordoned);
-    }
-    if let Some(taint) = untolerated(tolerations, node, &["NoSchedule", "NoExecute"]) {
-        return Some(Obstacle::Taint(describe(&taint)));
-    }
-    let wanted = host_ports(spec);
-    let clash = |pod: &Pod| {
-        pod.spec
-            .as_ref()
-            .is_some_and(|s| ports_clash(&wanted, &host_ports(s)))
-    };
-    if !wanted.is_empty() && there.any(clash) {
-        return Some(Obstacle::HostPort);
-    }
-    None
-}
 
 /// Whether `nodeSelector` and required node affinity of a pod match the node.
 pub(crate) fn matches_node(spec: &PodSpec, node: &Node) -> bool {
@@ -102,6 +44,12 @@ fn matches_selector(
         .node_selector_terms
         .iter()
         .any(|term| matches_term(term, labels, node))
+}
+
+/// Whether one term of node affinity matches the node.
+pub(crate) fn prefers(term: &NodeSelectorTerm, node: &Node) -> bool {
+    let none = BTreeMap::new();
+    matches_term(term, node.metadata.labels.as_ref().unwrap_or(&none), node)
 }
 
 fn matches_term(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, node: &Node) -> bool {
@@ -199,43 +147,6 @@ pub(crate) fn taint(key: &str, effect: &str) -> Taint {
     }
 }
 
-fn describe(taint: &Taint) -> String {
-    format!("{}: {}", taint.key, taint.value.as_deref().unwrap_or(""))
-}
-
-type HostPort = (i32, String, String);
-
-/// Host ports (port, protocol, address) that a pod claims on its node.
-fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
-    let on_host = spec.host_network == Some(true);
-    let ports = spec
-        .containers
-        .iter()
-        .flat_map(|container| container.ports.iter().flatten());
-    ports
-        .filter_map(|port| {
-            let number = port
-                .host_port
-                .or_else(|| on_host.then_some(port.container_port))?;
-            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
-            let address = port
-                .host_ip
-                .clone()
-                .filter(|a| a != "0.0.0.0")
-                .unwrap_or_default();
-            Some((number, protocol, address))
-        })
-        .collect()
-}
-
-fn ports_clash(one: &[HostPort], other: &[HostPort]) -> bool {
-    one.iter().any(|a| {
-        other
-            .iter()
-            .any(|b| a.0 == b.0 && a.1 == b.1 && (a.2 == b.2 || a.2.is_empty() || b.2.is_empty()))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -330,65 +241,32 @@ mod tests {
             json!({}),
             json!([{"key": "role", "value": "edge", "effect": "NoSchedule"}]),
         );
-        let blocked = Some(Obstacle::Taint("role: edge".into()));
-        let cases = [
-            (json!([]), blocked.clone()),
-            (json!([{"operator": "Exists"}]), None),
-            (json!([{"key": "role", "operator": "Exists"}]), None),
+        for (tolerations, tolerated) in [
+            (json!([]), false),
+            (json!([{"operator": "Exists"}]), true),
+            (json!([{"key": "role", "operator": "Exists"}]), true),
             (
                 json!([{"key": "role", "value": "edge", "effect": "NoSchedule"}]),
-                None,
+                true,
             ),
-            (json!([{"key": "role", "value": "core"}]), blocked.clone()),
+            (json!([{"key": "role", "value": "core"}]), false),
             (
                 json!([{"key": "role", "operator": "Exists", "effect": "NoExecute"}]),
-                blocked,
+                false,
             ),
-        ];
-        for (tolerations, expected) in cases {
-            let spec = spec(json!({"tolerations": tolerations}));
-            assert_eq!(obstacle(&spec, &node, [].iter()), expected, "{tolerations}");
+        ] {
+            let parsed: Vec<Toleration> = serde_json::from_value(tolerations.clone()).unwrap();
+            let found = untolerated(&parsed, &node, &["NoSchedule", "NoExecute"]);
+            assert_eq!(found.is_none(), tolerated, "{tolerations}");
         }
     }
 
     #[test]
-    fn a_node_that_is_not_ready_or_cordoned_takes_no_pods() {
+    fn a_node_that_is_not_ready_is_as_good_as_tainted() {
         let mut node = node(json!({}), json!([]));
-        let plain = spec(json!({}));
-        assert_eq!(obstacle(&plain, &node, [].iter()), None);
-        node.spec.as_mut().expect("spec").unschedulable = Some(true);
-        assert_eq!(obstacle(&plain, &node, [].iter()), Some(Obstacle::Cordoned));
-        node.spec.as_mut().expect("spec").unschedulable = None;
+        assert_eq!(untolerated(&[], &node, &["NoSchedule"]), None);
         node.status = None;
-        assert!(matches!(
-            obstacle(&plain, &node, [].iter()),
-            Some(Obstacle::Taint(_))
-        ));
-    }
-
-    #[test]
-    fn host_ports_are_taken_once_per_address() {
-        let node = node(json!({}), json!([]));
-        let with = |ip: &str| {
-            spec(json!({"containers": [{"name": "c", "ports":
-                [{"containerPort": 80, "hostPort": 8080, "hostIP": ip}]}]}))
-        };
-        let there = Pod {
-            spec: Some(with("10.0.0.1")),
-            ..Pod::default()
-        };
-        assert_eq!(
-            obstacle(&with("10.0.0.2"), &node, [&there].into_iter()),
-            None
-        );
-        let taken = Some(Obstacle::HostPort);
-        assert_eq!(
-            obstacle(&with("0.0.0.0"), &node, [&there].into_iter()),
-            taken
-        );
-        assert_eq!(
-            obstacle(&with("10.0.0.1"), &node, [&there].into_iter()),
-            taken
-        );
+        let found = untolerated(&[], &node, &["NoSchedule"]);
+        assert_eq!(found.map(|taint| taint.key).as_deref(), Some(NOT_READY));
     }
 }

@@ -3,7 +3,8 @@
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use serde_json::json;
 
 use super::error::{ControllerError, Doing, is_status};
 use super::meta;
@@ -40,15 +41,9 @@ pub(crate) async fn create<K: Resource<DynamicType = ()>>(
     owner: &K,
     pod: &Pod,
 ) -> Result<(), ControllerError> {
-    let namespace = owner.meta().namespace.clone().unwrap_or_default();
     let name = pod.metadata.name.clone().unwrap_or_default();
-    match world
-        .api::<Pod>(&namespace)
-        .create(&PostParams::default(), pod)
-        .await
-    {
-        Ok(created) => {
-            world.pods.observe(created);
+    match store(world, pod).await {
+        Ok(()) => {
             let message = format!("Created pod: {name}");
             world
                 .events
@@ -62,7 +57,48 @@ pub(crate) async fn create<K: Resource<DynamicType = ()>>(
                 .events
                 .warning(component, owner, "FailedCreate", message)
                 .await;
-            Err(error).doing(|| format!("creating the pod {namespace}/{name}"))
+            Err(error)
+        }
+    }
+}
+
+/// Creates `pod`.
+pub(crate) async fn store(world: &World, pod: &Pod) -> Result<(), ControllerError> {
+    let key = ObjectKey::of(pod);
+    let api = world.api::<Pod>(&key.namespace);
+    match api.create(&PostParams::default(), pod).await {
+        Ok(created) => {
+            world.pods.observe(created);
+            Ok(())
+        }
+        Err(error) => Err(error).doing(|| format!("creating the pod {key}")),
+    }
+}
+
+/// Deletes `pod` in its own time, and says so (or why not) in an event about `owner`.
+pub(crate) async fn delete_for<K: Resource<DynamicType = ()>>(
+    world: &World,
+    component: &str,
+    owner: &K,
+    pod: &Pod,
+) -> Result<(), ControllerError> {
+    let name = pod.metadata.name.as_deref().unwrap_or("?");
+    match delete(world, pod, None).await {
+        Ok(()) => {
+            let message = format!("Deleted pod: {name}");
+            world
+                .events
+                .normal(component, owner, "SuccessfulDelete", message)
+                .await;
+            Ok(())
+        }
+        Err(error) => {
+            let message = format!("Error deleting: {error}");
+            world
+                .events
+                .warning(component, owner, "FailedDelete", message)
+                .await;
+            Err(error)
         }
     }
 }
@@ -104,4 +140,29 @@ pub(crate) async fn delete(
         }
         Err(error) => Err(error).doing(|| format!("deleting the pod {key}")),
     }
+}
+
+/// Notes on a pod that it is about to be ended by somebody else's decision.
+pub(crate) async fn mark_disrupted(
+    world: &World,
+    pod: &Pod,
+    reason: &str,
+    message: &str,
+) -> Result<(), ControllerError> {
+    let key = ObjectKey::of(pod);
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": reason,
+        "message": message, "lastTransitionTime": meta::now()});
+    let patch =
+        json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
+    let params = PatchParams::default();
+    match world
+        .api::<Pod>(&key.namespace)
+        .patch_status(&key.name, &params, &Patch::Strategic(patch))
+        .await
+    {
+        Ok(written) => world.pods.observe(written),
+        Err(error) if is_status(&error, 404) || is_status(&error, 409) => {}
+        Err(error) => return Err(error).doing(|| format!("marking the pod {key}")),
+    }
+    Ok(())
 }

@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
-use serde_json::json;
 
-use super::error::{ControllerError, Doing, is_status};
+use super::error::ControllerError;
 use super::meta;
 use super::placement;
 use super::pods;
@@ -76,20 +74,8 @@ async fn evict(world: &World, pod: &Pod, key: &ObjectKey) -> Result<(), Controll
         .events
         .normal(COMPONENT, pod, "TaintManagerEviction", message)
         .await;
-    let condition = json!({
-        "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-        "message": "Taint manager: deleting due to NoExecute taint",
-        "lastTransitionTime": meta::now()});
-    let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
-    let api = world.api::<Pod>(&key.namespace);
-    match api
-        .patch_status(&key.name, &PatchParams::default(), &patch)
-        .await
-    {
-        Ok(written) => world.pods.observe(written),
-        Err(error) if is_status(&error, 404) => return Ok(()),
-        Err(error) => return Err(error).doing(|| format!("marking the pod {key} for eviction")),
-    }
+    let about = "Taint manager: deleting due to NoExecute taint";
+    pods::mark_disrupted(world, pod, "DeletionByTaintManager", about).await?;
     pods::delete(world, pod, None).await
 }
 
@@ -150,7 +136,7 @@ fn patience(tolerations: &[Toleration], taint: &Taint) -> Option<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     const ADDED: &str = "2026-01-01T00:00:00Z";
 

@@ -38,7 +38,7 @@ mod pod;
 mod pods;
 mod probe;
 mod process;
-mod quantity;
+
 mod register;
 mod resolver;
 mod restart;

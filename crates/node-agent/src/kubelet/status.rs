@@ -57,6 +57,7 @@ pub(crate) struct StatusInput<'a> {
     pub previous: Option<&'a PodStatus>,
     pub init: &'a [ContainerView],
     pub containers: &'a [ContainerView],
+    pub ephemeral: &'a [ContainerView],
     pub pod_ips: Vec<String>,
     pub host_ips: Vec<String>,
     pub start_time: Timestamp,
@@ -65,20 +66,25 @@ pub(crate) struct StatusInput<'a> {
     pub sandbox_ready: bool,
     /// All init containers have done their part.
     pub initialized: bool,
-    /// Set for a pod that the node refused or ended as a whole.
+    /// Set for a pod that the node ended as a whole: reason and message.
     pub verdict: Option<(String, String)>,
+    /// No container runs again, whatever the restart policy says.
+    pub over: bool,
     pub now: Timestamp,
 }
 
 /// Builds the status.
 pub(crate) fn build(input: &StatusInput<'_>) -> PodStatus {
-    let policy = RestartPolicy::parse(
-        input
-            .pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.restart_policy.as_deref()),
-    );
+    let policy = match input.over {
+        true => RestartPolicy::Never,
+        false => RestartPolicy::parse(
+            input
+                .pod
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.restart_policy.as_deref()),
+        ),
+    };
     let phase = match input.verdict {
         Some(_) => "Failed",
         None => phase(input, policy),
@@ -110,6 +116,8 @@ pub(crate) fn build(input: &StatusInput<'_>) -> PodStatus {
         init_container_statuses: (!input.init.is_empty())
             .then(|| input.init.iter().map(container_status).collect()),
         container_statuses: Some(input.containers.iter().map(container_status).collect()),
+        ephemeral_container_statuses: (!input.ephemeral.is_empty())
+            .then(|| input.ephemeral.iter().map(container_status).collect()),
         observed_generation: input.pod.metadata.generation,
         ..Default::default()
     }
@@ -124,7 +132,11 @@ fn phase(input: &StatusInput<'_>, policy: RestartPolicy) -> &'static str {
         };
         let hopeless = policy == RestartPolicy::Never
             && input.init.iter().any(|view| !view.sidecar && failed(view));
-        return if hopeless { "Failed" } else { "Pending" };
+        return if hopeless || input.over {
+            "Failed"
+        } else {
+            "Pending"
+        };
     }
     let (mut running, mut waiting, mut ok, mut failed) = (0, 0, 0, 0);
     for view in input.containers {
@@ -178,7 +190,11 @@ fn conditions(input: &StatusInput<'_>, phase: &str) -> Vec<PodCondition> {
     let containers_ready =
         input.initialized && unready.is_empty() && !is_final && !input.containers.is_empty();
     let not_ready = if is_final {
-        Some(("PodCompleted".to_string(), None))
+        let reason = match phase {
+            "Succeeded" => "PodCompleted",
+            _ => "PodFailed",
+        };
+        Some((reason.to_string(), None))
     } else if containers_ready {
         None
     } else {
@@ -200,7 +216,10 @@ fn conditions(input: &StatusInput<'_>, phase: &str) -> Vec<PodCondition> {
         let names: Vec<&str> = input
             .init
             .iter()
-            .filter(|view| !matches!(&view.state, State::Terminated(ended) if ended.exit.code == 0))
+            .filter(|view| match &view.state {
+                State::Terminated(ended) => ended.exit.code != 0,
+                _ => !(view.sidecar && view.started),
+            })
             .map(|view| view.name.as_str())
             .collect();
         (
@@ -397,6 +416,7 @@ mod tests {
             previous: None,
             init: &views(init),
             containers: &views(states),
+            ephemeral: &[],
             pod_ips: vec!["10.0.0.1".into()],
             host_ips: vec!["172.30.0.1".into()],
             start_time: Timestamp::UNIX_EPOCH,
@@ -404,6 +424,7 @@ mod tests {
             sandbox_ready: true,
             initialized,
             verdict: None,
+            over: false,
             now: Timestamp::now(),
         })
     }

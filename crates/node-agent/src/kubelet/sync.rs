@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
-use super::pod::{Desired, PodWorker};
+use super::pod::{Desired, PodWorker, Publisher};
 use super::status;
 
 struct Worker {
@@ -97,7 +97,10 @@ impl Pods {
             worker.desired.send_modify(|desired| desired.pod = pod);
             return;
         }
-        if is_over && pod.metadata.deletion_timestamp.is_none() {
+        if is_over {
+            if pod.metadata.deletion_timestamp.is_some() {
+                self.forget(pod);
+            }
             return;
         }
         let (desired, receiver) = watch::channel(Desired {
@@ -108,6 +111,14 @@ impl Pods {
         let worker = PodWorker::new(self.node.clone(), receiver);
         let task = tokio::spawn(worker.run());
         self.workers.insert(uid, Worker { desired, task });
+    }
+
+    /// Confirms the deletion of a pod of which nothing is left here.
+    fn forget(&self, pod: Arc<Pod>) {
+        let client = self.node.config.client.clone();
+        tokio::spawn(async move {
+            Publisher::new(&client, &pod).delete_object(&pod).await;
+        });
     }
 
     fn gone(&mut self, uid: &str) {

@@ -95,9 +95,52 @@ fn check(program: &str) {
     );
     let (_, out, err) = output(&["logs", "kubectl", "-c", "server"], "");
     assert_eq!(out, "listening\n", "{program}: {err}");
+    copy(program, &output);
+    debug(program, &output);
     attach(program);
     forward(program);
     println!("  {program}: ok");
+}
+
+/// Exit status, output and errors of kubectl with arguments and input.
+type Run<'a> = &'a dyn Fn(&[&str], &str) -> (Option<i32>, String, String);
+
+fn copy(program: &str, run: Run<'_>) {
+    let (here, back) = (home("copied"), home("copied-back"));
+    std::fs::write(&here, "some text").unwrap();
+    let there = "kubectl:/tmp/copied";
+    let path = |path: &std::path::Path| path.to_str().unwrap().to_string();
+    let (code, _, err) = run(&["cp", &path(&here), there, "-c", "server"], "");
+    assert_eq!(code, Some(0), "{program}: {err}");
+    let (code, _, err) = run(&["cp", there, &path(&back), "-c", "server"], "");
+    assert_eq!(code, Some(0), "{program}: {err}");
+    assert_eq!(std::fs::read_to_string(back).unwrap(), "some text");
+}
+
+fn debug(program: &str, run: Run<'_>) {
+    let name = format!("debugger-{}", program.rsplit('.').next().unwrap());
+    let (code, out, err) = run(
+        &[
+            "debug",
+            "-i",
+            "kubectl",
+            "--image=host",
+            "--target=server",
+            "-c",
+            &name,
+            "--",
+            "sh",
+            "-c",
+            "echo looking; cat /proc/net/tcp",
+        ],
+        "",
+    );
+    // 127.0.0.1:7100, where the other container listens.
+    assert_eq!(code, Some(0), "{program}: {out}{err}");
+    assert!(
+        out.contains("looking") && out.contains("0100007F:1BBC"),
+        "{program}: {out}{err}"
+    );
 }
 
 fn attach(program: &str) {

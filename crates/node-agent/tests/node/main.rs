@@ -14,6 +14,7 @@
 
 mod cluster;
 mod kubectl;
+mod lives;
 mod scenarios;
 mod server;
 mod streams;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
-use crate::{kubectl, streams, workloads};
+use crate::{kubectl, lives, streams, workloads};
 
 type Scenario = fn(Arc<Cluster>) -> tokio::task::JoinHandle<()>;
 
@@ -33,6 +33,13 @@ pub async fn run(filter: Option<String>) -> bool {
         workloads::a_lost_sandbox_is_made_again,
         workloads::a_condition_that_others_changed_is_put_right,
         workloads::termination_messages_and_grace,
+        lives::sidecars_start_in_order_and_end_last,
+        lives::a_post_start_hook_holds_the_next_container,
+        lives::a_pod_may_be_active_for_so_long,
+        lives::containers_can_be_added_to_look_around,
+        lives::volumes_follow_the_pods_labels,
+        lives::a_deleted_pod_that_is_held_shows_how_it_ended,
+        lives::a_pod_that_is_ending_still_tells_whether_it_serves,
         streams::logs_with_options,
         streams::exec_with_input_output_and_status,
         streams::port_forwarding_reaches_loopback,

@@ -6,76 +6,107 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{LifecycleHandler, Probe};
 
-use super::PodWorker;
-use crate::kubelet::events::{Kind, Recorder};
+use super::{PodWorker, Signal, seconds};
+use crate::kubelet::events::Kind;
 use crate::kubelet::probe::{self, ProbeTarget};
 
-type Hook = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Hook = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 impl PodWorker {
-    /// The `preStop` hook of a running container.
-    pub(super) fn pre_stop(&self, index: usize) -> Option<Hook> {
-        let handler = self.slots[index]
-            .spec
-            .lifecycle
-            .as_ref()?
-            .pre_stop
-            .clone()?;
-        self.hook(index, handler, "FailedPreStopHook")
+    /// The `preStop` hook of a running container. It tells of its failure itself.
+    pub(super) fn pre_stop(
+        &self,
+        index: usize,
+    ) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        let lifecycle = self.slots[index].spec.lifecycle.as_ref()?;
+        let hook = self.hook(index, lifecycle.pre_stop.clone()?)?;
+        let (events, pod) = (self.node.events.clone(), self.pod.clone());
+        let name = self.slots[index].name().to_string();
+        Some(Box::pin(async move {
+            if let Err(error) = hook.await {
+                let message = format!("PreStopHook failed: {error}");
+                events.pod(
+                    &pod,
+                    Some(&name),
+                    Kind::Warning,
+                    "FailedPreStopHook",
+                    message,
+                );
+            }
+        }))
     }
 
-    /// Runs the `postStart` hook beside the container.
-    pub(super) fn post_start(&self, index: usize) {
-        let handler = self.slots[index]
-            .spec
-            .lifecycle
-            .as_ref()
-            .and_then(|lifecycle| lifecycle.post_start.clone());
-        if let Some(hook) =
-            handler.and_then(|handler| self.hook(index, handler, "FailedPostStartHook"))
-        {
-            tokio::spawn(hook);
+    /// Begins the `postStart` hook; the containers after this one wait for its end.
+    pub(super) fn post_start(&mut self, index: usize) {
+        let lifecycle = self.slots[index].spec.lifecycle.as_ref();
+        let handler = lifecycle.and_then(|lifecycle| lifecycle.post_start.clone());
+        let Some(hook) = handler.and_then(|handler| self.hook(index, handler)) else {
+            self.slots[index].hooked = true;
+            return;
+        };
+        let slot = &self.slots[index];
+        let (container, attempt) = (slot.name().to_string(), slot.attempt);
+        let outbox = self.outbox.clone();
+        tokio::spawn(async move {
+            let outcome = hook.await;
+            let _ = outbox.send(Signal::Hooked {
+                container,
+                attempt,
+                outcome,
+            });
+        });
+    }
+
+    /// The end of a `postStart` hook: a container whose hook fails is ended.
+    pub(super) fn hooked(&mut self, container: &str, attempt: u32, outcome: Result<(), String>) {
+        let index = self
+            .slots
+            .iter()
+            .position(|slot| slot.name() == container && slot.attempt == attempt);
+        let Some(index) = index.filter(|index| self.slots[*index].run.is_some()) else {
+            return;
+        };
+        self.slots[index].hooked = true;
+        if let Err(error) = outcome {
+            let message = format!("PostStartHook failed: {error}");
+            self.event(
+                Some(container),
+                Kind::Warning,
+                "FailedPostStartHook",
+                message,
+            );
+            self.event(
+                Some(container),
+                Kind::Normal,
+                "Killing",
+                "FailedPostStartHook",
+            );
+            let grace = self.grace();
+            self.stop_container(index, grace);
         }
     }
 
-    fn hook(&self, index: usize, handler: LifecycleHandler, failure: &'static str) -> Option<Hook> {
+    fn hook(&self, index: usize, handler: LifecycleHandler) -> Option<Hook> {
         let slot = &self.slots[index];
         let running = slot.run.as_ref()?.container.clone();
         let target = self.probe_target(slot, &running);
-        let events = self.node.events.clone();
-        Some(Box::pin(run(target, handler, events, failure)))
+        Some(Box::pin(run(target, handler)))
     }
 }
 
-async fn run(
-    target: ProbeTarget,
-    handler: LifecycleHandler,
-    events: Recorder,
-    failure: &'static str,
-) {
+/// A hook is an action like a probe's, without thresholds; only it can sleep.
+async fn run(target: ProbeTarget, handler: LifecycleHandler) -> Result<(), String> {
     if let Some(sleep) = &handler.sleep {
-        tokio::time::sleep(Duration::from_secs(
-            u64::try_from(sleep.seconds).unwrap_or(0),
-        ))
-        .await;
-        return;
+        let ended = target.running.process.wait();
+        let _ = tokio::time::timeout(seconds(sleep.seconds), ended).await;
+        return Ok(());
     }
-    // A hook is an action like a probe's, without thresholds.
     let action = Probe {
         exec: handler.exec,
         http_get: handler.http_get,
         tcp_socket: handler.tcp_socket,
-        timeout_seconds: Some(i32::MAX),
         ..Default::default()
     };
-    if let Err(error) = probe::run_action(&target, &action).await {
-        let message = format!("lifecycle hook failed: {error}");
-        events.pod(
-            &target.pod,
-            Some(&target.container.name),
-            Kind::Warning,
-            failure,
-            message,
-        );
-    }
+    // A hook has the time that its caller gives it; this bound only ends forgotten ones.
+    probe::run_action(&target, &action, Duration::from_secs(24 * 3600)).await
 }

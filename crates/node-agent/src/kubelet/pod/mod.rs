@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::cgroup::{PodCgroup, QosClass};
@@ -26,12 +26,13 @@ use super::fields::PodAddresses;
 use super::node::Node;
 use super::probe::Verdict;
 use super::process::Exit;
-use super::quantity;
 use super::restart::{RestartPolicy, retry_delay};
 use super::status::{self, ContainerView};
 use super::volumes::{VolumeContext, Volumes};
+use crate::quantity;
+pub(crate) use publish::Publisher;
 use sandbox::Sandbox;
-use slot::Slot;
+use slot::{Role, Slot};
 
 /// What the API server wants of a pod.
 #[derive(Clone)]
@@ -54,6 +55,12 @@ enum Signal {
         container: String,
         attempt: u32,
         verdict: Verdict,
+    },
+    /// The `postStart` hook has ended, with an error if it failed.
+    Hooked {
+        container: String,
+        attempt: u32,
+        outcome: Result<(), String>,
     },
     SandboxEnded {
         id: String,
@@ -82,7 +89,11 @@ pub(crate) struct PodWorker {
     status: Option<PodStatus>,
     /// Version of the object that has been compared with the status.
     compared: Option<String>,
-    publisher: publish::Publisher,
+    publisher: Publisher,
+    /// Why the pod was ended as a whole: reason and message.
+    verdict: Option<(String, String)>,
+    /// No container starts any more.
+    over: bool,
 }
 
 impl PodWorker {
@@ -98,7 +109,7 @@ impl PodWorker {
             cgroup: node.cgroups.pod(qos, &uid),
             slots: slots(&pod),
             volumes: Volumes::new(dir.join("volumes"), volumes_changed.clone()),
-            publisher: publish::Publisher::new(&node.config.client, &pod),
+            publisher: Publisher::new(&node.config.client, &pod),
             started_at: pod
                 .status
                 .as_ref()
@@ -119,6 +130,8 @@ impl PodWorker {
             retry_at: Instant::now(),
             status: None,
             compared: None,
+            verdict: None,
+            over: false,
         }
     }
 
@@ -138,8 +151,27 @@ impl PodWorker {
     }
 
     fn refresh(&mut self) {
-        self.pod = self.desired.borrow_and_update().pod.clone();
+        let pod = self.desired.borrow_and_update().pod.clone();
+        let (before, now) = (&self.pod.metadata, &pod.metadata);
+        // Volumes may show these.
+        self.volumes_stale |= before.labels != now.labels || before.annotations != now.annotations;
+        self.pod = pod;
+        self.add_ephemeral_slots();
         self.node.pods.insert(&self.uid, self.pod.clone());
+    }
+
+    /// Containers that were added to the pod since it was seen last.
+    fn add_ephemeral_slots(&mut self) {
+        for container in ephemeral_containers(&self.pod) {
+            if !self.slots.iter().any(|slot| slot.name() == container.name) {
+                self.slots.push(Slot::new(
+                    container,
+                    Role::Ephemeral,
+                    RestartPolicy::Never,
+                    false,
+                ));
+            }
+        }
     }
 
     fn must_end(&self) -> bool {
@@ -149,9 +181,18 @@ impl PodWorker {
 
     /// One pass towards the wanted state. Returns when to look again without news.
     async fn step(&mut self) -> Option<Instant> {
-        if self.has_finished() {
+        let deadline = self.deadline();
+        if deadline.is_some_and(|at| at <= Instant::now()) && self.verdict.is_none() {
+            self.give_up_late();
+        }
+        if self.has_finished() || self.verdict.is_some() {
+            self.over = true;
+            self.slots.iter_mut().for_each(Slot::stop_restarting);
             // Sidecars go on as long as the others, not longer.
             self.stop_all(self.grace()).await;
+            if self.verdict.is_some() && self.is_initialized() {
+                self.slots.iter_mut().for_each(Slot::give_up);
+            }
             self.end_sandbox().await;
             return None;
         }
@@ -180,10 +221,28 @@ impl PodWorker {
             .min();
         let next_start = next_start.filter(|_| self.next_in_line());
         let retry = self.volumes_stale.then_some(self.retry_at);
-        [next_start, retry, self.volumes.next_renewal()]
+        [next_start, retry, self.volumes.next_renewal(), deadline]
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// When the pod has been active for as long as it may.
+    fn deadline(&self) -> Option<Instant> {
+        let spec = self.pod.spec.as_ref()?;
+        let seconds = spec.active_deadline_seconds.filter(|_| !self.over)?;
+        let end = self.started_at.as_millisecond() + seconds * 1000;
+        let left = end - Timestamp::now().as_millisecond();
+        Some(Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+    }
+
+    fn give_up_late(&mut self) {
+        let (reason, message) = (
+            "DeadlineExceeded",
+            "Pod was active on the node longer than the specified deadline",
+        );
+        self.event(None, Kind::Normal, reason, message);
+        self.verdict = Some((reason.to_string(), message.to_string()));
     }
 
     /// Whether some slot that is allowed to start is waiting for its time.
@@ -194,14 +253,21 @@ impl PodWorker {
         })
     }
 
-    /// Slots that may run now: init containers up to the first incomplete one, then all.
+    /// Slots that may run now: init containers up to the first incomplete one, then the main ones,
+    /// each after the `postStart` hook of the one before it. Ephemeral ones wait for nobody.
     fn startable(&self) -> Vec<usize> {
         let mut allowed = Vec::new();
+        let mut held = false;
         for (index, slot) in self.slots.iter().enumerate() {
-            allowed.push(index);
-            if slot.is_init && !slot.is_complete() {
-                return allowed;
+            if slot.role == Role::Ephemeral {
+                allowed.push(index);
+                continue;
             }
+            if held {
+                continue;
+            }
+            allowed.push(index);
+            held = slot.holds_others() || (slot.is_init() && !slot.is_complete());
         }
         allowed
     }
@@ -301,6 +367,11 @@ impl PodWorker {
                 attempt,
                 verdict,
             } => self.judged(&container, attempt, verdict),
+            Signal::Hooked {
+                container,
+                attempt,
+                outcome,
+            } => self.hooked(&container, attempt, outcome),
             Signal::SandboxEnded { id } => self.sandbox_ended(&id).await,
         }
     }
@@ -324,7 +395,9 @@ impl PodWorker {
                 let message =
                     format!("Container {container} failed {probe} probe, will be restarted");
                 self.event(Some(container), Kind::Normal, "Killing", message);
-                let grace = self.grace();
+                let own = kind.of(&self.slots[index].spec);
+                let own = own.and_then(|probe| probe.termination_grace_period_seconds);
+                let grace = own.map_or_else(|| self.grace(), seconds);
                 self.stop_container(index, grace);
             }
         }
@@ -339,7 +412,7 @@ impl PodWorker {
         self.event(None, Kind::Normal, "SandboxChanged", message);
         self.stop_all(Duration::ZERO).await;
         self.end_sandbox().await;
-        for slot in self.slots.iter_mut().filter(|slot| slot.is_init) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.is_init()) {
             slot.start_at = Some(Instant::now());
         }
         self.retry_at = Instant::now();
@@ -375,23 +448,23 @@ impl PodWorker {
         let idle = self
             .slots
             .iter()
-            .all(|slot| slot.is_init || slot.run.is_none());
+            .all(|slot| slot.role != Role::Main || slot.run.is_none());
         idle && status::is_final(self.build_status().phase.as_deref())
     }
 
     fn is_initialized(&self) -> bool {
         self.slots
             .iter()
-            .filter(|slot| slot.is_init)
+            .filter(|slot| slot.is_init())
             .all(Slot::is_complete)
     }
 
     /// The status as of now.
     fn build_status(&self) -> PodStatus {
-        let views = |init: bool| -> Vec<ContainerView> {
+        let views = |roles: &[Role]| -> Vec<ContainerView> {
             self.slots
                 .iter()
-                .filter(|slot| slot.is_init == init)
+                .filter(|slot| roles.contains(&slot.role))
                 .map(Slot::view)
                 .collect()
         };
@@ -420,15 +493,17 @@ impl PodWorker {
         status::build(&status::StatusInput {
             pod: &self.pod,
             previous: self.status.as_ref(),
-            init: &views(true),
-            containers: &views(false),
+            init: &views(&[Role::Init, Role::Sidecar]),
+            containers: &views(&[Role::Main]),
+            ephemeral: &views(&[Role::Ephemeral]),
             pod_ips,
             host_ips: self.node.addresses(),
             start_time: self.started_at,
             qos: self.qos.name(),
             sandbox_ready: self.sandbox.is_some(),
             initialized: self.is_initialized() || was_initialized && self.main_started(),
-            verdict: None,
+            verdict: self.verdict.clone(),
+            over: self.over,
             now: Timestamp::now(),
         })
     }
@@ -436,7 +511,8 @@ impl PodWorker {
     /// Some main container has been started before, so the init containers had completed.
     fn main_started(&self) -> bool {
         self.slots.iter().any(|slot| {
-            !slot.is_init && (slot.run.is_some() || slot.last.is_some() || slot.start_at.is_none())
+            slot.role == Role::Main
+                && (slot.run.is_some() || slot.last.is_some() || slot.start_at.is_none())
         })
     }
 
@@ -459,17 +535,12 @@ impl PodWorker {
 
     /// Seconds that the pod's processes get between SIGTERM and SIGKILL.
     fn grace(&self) -> Duration {
-        let seconds = self
+        let own = self.pod.metadata.deletion_grace_period_seconds.or(self
             .pod
-            .metadata
-            .deletion_grace_period_seconds
-            .or(self
-                .pod
-                .spec
-                .as_ref()
-                .and_then(|spec| spec.termination_grace_period_seconds))
-            .unwrap_or(30);
-        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.termination_grace_period_seconds));
+        seconds(own.unwrap_or(30))
     }
 
     fn event(&self, container: Option<&str>, kind: Kind, reason: &str, message: impl Into<String>) {
@@ -490,21 +561,45 @@ impl PodWorker {
     }
 }
 
+/// A number of seconds of the API; negative ones are none.
+fn seconds(number: i64) -> Duration {
+    Duration::from_secs(u64::try_from(number).unwrap_or(0))
+}
+
 fn slots(pod: &Pod) -> Vec<Slot> {
     let Some(spec) = &pod.spec else {
         return Vec::new();
     };
     let policy = RestartPolicy::parse(spec.restart_policy.as_deref());
-    let init = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .map(|container| Slot::new(container.clone(), policy, true));
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    let init_first = !init.is_empty();
+    let slot = |container: &Container, role| Slot::new(container.clone(), role, policy, init_first);
+    let early = init.iter().map(|container| {
+        let role = match container.restart_policy.as_deref() {
+            Some("Always") => Role::Sidecar,
+            _ => Role::Init,
+        };
+        slot(container, role)
+    });
     let main = spec
         .containers
         .iter()
-        .map(|container| Slot::new(container.clone(), policy, false));
-    init.chain(main).collect()
+        .map(|container| slot(container, Role::Main));
+    early.chain(main).collect()
+}
+
+/// The ephemeral containers of a pod as containers: the same fields, but for those that only
+/// containers have.
+fn ephemeral_containers(pod: &Pod) -> Vec<Container> {
+    let spec = pod.spec.as_ref();
+    let list = spec.and_then(|spec| spec.ephemeral_containers.as_ref());
+    list.into_iter()
+        .flatten()
+        .filter_map(|container| {
+            let value = serde_json::to_value(container).ok()?;
+            serde_json::from_value(value).ok()
+        })
+        .collect()
 }
 
 fn qos(pod: &Pod) -> QosClass {

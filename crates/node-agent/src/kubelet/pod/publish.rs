@@ -15,7 +15,7 @@ use crate::kubelet::node::API_TIMEOUT;
 const RETRY: Duration = Duration::from_millis(500);
 
 /// The writer of one pod's status.
-pub(super) struct Publisher {
+pub(crate) struct Publisher {
     wanted: watch::Sender<Option<(u64, PodStatus)>>,
     written: watch::Receiver<u64>,
     published: u64,
@@ -23,7 +23,7 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(client: &kube::Client, pod: &Pod) -> Self {
+    pub(crate) fn new(client: &kube::Client, pod: &Pod) -> Self {
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
         let (wanted, receiver) = watch::channel(None);
@@ -50,7 +50,7 @@ impl Publisher {
     }
 
     /// Waits for the last status and deletes the object. Keeps trying: nobody else would.
-    pub(super) async fn delete_object(&mut self, pod: &Pod) {
+    pub(crate) async fn delete_object(&mut self, pod: &Pod) {
         let last = self.published;
         let flushed = self.written.wait_for(|written| *written >= last);
         let _ = tokio::time::timeout(API_TIMEOUT, flushed).await;
@@ -110,17 +110,22 @@ async fn write_all(
     }
 }
 
-/// A merge patch of the status, guarded by the uid. Lists are replaced as wholes; what a status no
-/// longer has is removed by `null`.
+/// A patch of the status, guarded by the uid. Conditions are merged, because others have theirs;
+/// addresses are replaced as a whole; what a status no longer has is removed by `null`.
 async fn write(api: &Api<Pod>, name: &str, uid: &str, status: &PodStatus) -> Result<(), String> {
     let mut status = serde_json::to_value(status).map_err(|error| error.to_string())?;
     if let Some(object) = status.as_object_mut() {
         for key in ["reason", "message", "podIP", "podIPs"] {
             object.entry(key).or_insert(Value::Null);
         }
+        for key in ["podIPs", "hostIPs"] {
+            if let Some(list) = object.get_mut(key).and_then(Value::as_array_mut) {
+                list.push(json!({"$patch": "replace"}));
+            }
+        }
     }
     let patch = json!({"metadata": {"uid": uid}, "status": status});
-    let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+    let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
     let request = api.patch_status(name, &params, &patch);
     match tokio::time::timeout(API_TIMEOUT, request).await {
         Ok(Ok(_)) => Ok(()),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRuleOnExitCodes};
 use tokio::task::AbortHandle;
 
 use crate::kubelet::layers::Layers;
@@ -26,12 +26,24 @@ pub(super) struct Run {
     pub stopping: bool,
 }
 
+/// What part a container has in its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Runs to its end before the next one starts.
+    Init,
+    /// An init container with `restartPolicy: Always`: starts in its turn, and ends after the
+    /// main containers.
+    Sidecar,
+    Main,
+    /// Added to the running pod by somebody who looks for something; never restarted, and of no
+    /// importance to the pod's state.
+    Ephemeral,
+}
+
 /// A container and what became of it so far.
 pub(super) struct Slot {
     pub spec: Container,
-    pub is_init: bool,
-    /// An init container with `restartPolicy: Always`.
-    pub sidecar: bool,
+    pub role: Role,
     pub policy: RestartPolicy,
     pub state: State,
     pub last: Option<Ended>,
@@ -40,33 +52,47 @@ pub(super) struct Slot {
     pub attempt: u32,
     pub ready: bool,
     pub started: bool,
+    /// The `postStart` hook of the present run has ended, or there is none.
+    pub hooked: bool,
     pub image_id: String,
     pub container_id: Option<String>,
     pub run: Option<Run>,
     /// When to start; `None` means it has ended for good or runs.
     pub start_at: Option<Instant>,
+    /// The pod is over: there is no further run.
+    over: bool,
     backoff: Backoff,
     image_failures: u32,
 }
 
 impl Slot {
-    pub(super) fn new(spec: Container, pod_policy: RestartPolicy, is_init: bool) -> Self {
-        let sidecar = is_init && spec.restart_policy.as_deref() == Some("Always");
-        let policy = match (is_init, sidecar, pod_policy) {
-            (true, true, _) => RestartPolicy::Always,
+    /// A container that has not run yet; `init_first` if init containers run before the main ones.
+    pub(super) fn new(
+        spec: Container,
+        role: Role,
+        pod_policy: RestartPolicy,
+        init_first: bool,
+    ) -> Self {
+        let own = spec.restart_policy.as_deref();
+        let policy = match role {
+            Role::Sidecar => RestartPolicy::Always,
+            Role::Ephemeral => RestartPolicy::Never,
             // An init container is tried again until it succeeds, unless nothing is.
-            (true, false, RestartPolicy::Always) => RestartPolicy::OnFailure,
-            (_, _, policy) => policy,
+            Role::Init if own.is_none() && pod_policy == RestartPolicy::Always => {
+                RestartPolicy::OnFailure
+            }
+            Role::Init | Role::Main => {
+                own.map_or(pod_policy, |own| RestartPolicy::parse(Some(own)))
+            }
         };
-        let reason = if is_init {
+        let reason = if init_first && role != Role::Ephemeral {
             "PodInitializing"
         } else {
             "ContainerCreating"
         };
         Self {
             spec,
-            is_init,
-            sidecar,
+            role,
             policy,
             state: State::Waiting {
                 reason: reason.to_string(),
@@ -77,10 +103,12 @@ impl Slot {
             attempt: 0,
             ready: false,
             started: false,
+            hooked: false,
             image_id: String::new(),
             container_id: None,
             run: None,
             start_at: Some(Instant::now()),
+            over: false,
             backoff: Backoff::default(),
             image_failures: 0,
         }
@@ -90,12 +118,69 @@ impl Slot {
         &self.spec.name
     }
 
-    /// An init container that needs no further run.
+    /// Whether it belongs to the pod's beginning.
+    pub(super) fn is_init(&self) -> bool {
+        matches!(self.role, Role::Init | Role::Sidecar)
+    }
+
+    /// An init container that has done its part: the next one may start.
     pub(super) fn is_complete(&self) -> bool {
-        if self.sidecar {
-            return self.started;
+        if self.role == Role::Sidecar {
+            return self.started && self.hooked;
         }
         matches!(&self.state, State::Terminated(ended) if ended.exit.code == 0)
+    }
+
+    /// Whether its `postStart` hook still keeps the containers after it waiting.
+    pub(super) fn holds_others(&self) -> bool {
+        self.role != Role::Ephemeral && self.run.is_some() && !self.hooked
+    }
+
+    /// Whether an end with this status is followed by another run.
+    fn restarts(&self, exit: Exit) -> bool {
+        let rules = self
+            .spec
+            .restart_policy_rules
+            .as_deref()
+            .unwrap_or_default();
+        let forced = rules.iter().any(|rule| {
+            let codes = rule.exit_codes.as_ref();
+            let listed = |codes: &ContainerRestartRuleOnExitCodes| {
+                let values = codes.values.as_deref().unwrap_or_default();
+                (codes.operator == "In") == values.contains(&exit.code)
+            };
+            rule.action == "Restart" && codes.is_some_and(listed)
+        });
+        !self.over && (forced || self.policy.restarts(exit))
+    }
+
+    /// Notes that nothing runs again.
+    pub(super) fn stop_restarting(&mut self) {
+        self.over = true;
+        self.start_at = None;
+    }
+
+    /// Notes that a main container of a pod that is over has ended, although it never ran or
+    /// waited for another run.
+    pub(super) fn give_up(&mut self) {
+        if self.role != Role::Main || self.run.is_some() {
+            return;
+        }
+        if let State::Waiting { .. } = self.state {
+            self.state = State::Terminated(self.last.clone().unwrap_or_else(|| Ended {
+                exit: Exit {
+                    code: 137,
+                    signal: 0,
+                },
+                reason: "ContainerStatusUnknown".to_string(),
+                message: Some(
+                    "The container could not be located when the pod was terminated".to_string(),
+                ),
+                started_at: None,
+                finished_at: Timestamp::now(),
+                container_id: None,
+            }));
+        }
     }
 
     /// Whether the container may start now.
@@ -112,10 +197,11 @@ impl Slot {
     ) -> Option<Duration> {
         self.ready = false;
         self.started = false;
+        self.hooked = false;
         self.run = None;
         self.attempt += 1;
-        if !self.policy.restarts(ended.exit) {
-            self.ready = self.is_init && ended.exit.code == 0;
+        if !self.restarts(ended.exit) {
+            self.ready = self.role == Role::Init && ended.exit.code == 0;
             self.state = State::Terminated(ended);
             self.start_at = None;
             return None;
@@ -181,6 +267,7 @@ impl Slot {
         self.start_at = None;
         self.ready = false;
         self.started = false;
+        self.hooked = false;
         self.run = Some(run);
     }
 
@@ -196,7 +283,7 @@ impl Slot {
             ready: self.ready,
             started: self.started,
             container_id: self.container_id.clone(),
-            sidecar: self.sidecar,
+            sidecar: self.role == Role::Sidecar,
         }
     }
 }

@@ -46,12 +46,18 @@ impl PodWorker {
                 continue;
             }
             // A completed init container does not run again.
-            if self.slots[index].is_init && self.slots[index].is_complete() {
+            if self.slots[index].is_init() && self.slots[index].is_complete() {
                 self.slots[index].start_at = None;
                 continue;
             }
             match self.start(index).await {
-                Ok(run) => self.started(index, run),
+                Ok(run) => {
+                    self.started(index, run);
+                    // The next one may have to wait for this one's hook.
+                    if self.slots[index].holds_others() {
+                        return;
+                    }
+                }
                 // Its end will be reported in a moment; then everything starts anew.
                 Err(StartError::Run(_)) if self.sandbox_is_ending().await => return,
                 Err(error) => self.start_failed(index, error),

@@ -1,14 +1,21 @@
 //! Ends of containers and of the pod.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 
-use super::slot::reason;
+use super::slot::{Role, Slot, reason};
 use super::{PodWorker, Signal};
 use crate::kubelet::events::Kind;
+use crate::kubelet::probe::Verdict;
 use crate::kubelet::process::{Exit, Process};
 use crate::kubelet::status::Ended;
+
+/// The least time between SIGTERM and SIGKILL, unless there is to be none.
+const SHORTEST_GRACE: Duration = Duration::from_secs(2);
 
 impl PodWorker {
     /// Records the end of a container's process and cleans up after it.
@@ -63,6 +70,17 @@ impl PodWorker {
     /// Begins a graceful stop of one container: `preStop`, SIGTERM, and SIGKILL when the time is up.
     pub(super) fn stop_container(&mut self, index: usize, grace: Duration) {
         let hook = self.pre_stop(index);
+        self.stop_after(index, grace, hook, None);
+    }
+
+    /// Begins a graceful stop whose SIGTERM waits for a turn, if one is given.
+    fn stop_after(
+        &mut self,
+        index: usize,
+        grace: Duration,
+        hook: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+        turn: Option<oneshot::Receiver<()>>,
+    ) {
         let Some(run) = &mut self.slots[index].run else {
             return;
         };
@@ -75,34 +93,56 @@ impl PodWorker {
         let process = run.container.process.clone();
         tokio::spawn(async move {
             let begin = Instant::now();
-            if let Some(hook) = hook.filter(|_| !grace.is_zero()) {
-                let _ = tokio::time::timeout(grace, hook).await;
+            if !grace.is_zero() {
+                if let Some(hook) = hook {
+                    let _ = tokio::time::timeout(grace, hook).await;
+                }
+                if let Some(turn) = turn {
+                    let left = grace.saturating_sub(begin.elapsed());
+                    let _ = tokio::time::timeout(left, turn).await;
+                }
             }
-            end(&process, grace.saturating_sub(begin.elapsed())).await;
+            let left = grace.saturating_sub(begin.elapsed());
+            // Whatever the hook took, a process hears SIGTERM before SIGKILL.
+            let least = if grace.is_zero() {
+                grace
+            } else {
+                SHORTEST_GRACE
+            };
+            end(&process, left.max(least)).await;
         });
     }
 
-    /// Ends all containers, sidecars after the others, and records their ends.
+    /// Ends all containers and records their ends: the main ones at once, then the sidecars, the
+    /// last started first. All have the same time.
     pub(super) async fn stop_all(&mut self, grace: Duration) {
-        let deadline = Instant::now() + grace;
-        for sidecars in [false, true] {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let running: Vec<usize> = (0..self.slots.len())
-                .filter(|index| {
-                    self.slots[*index].sidecar == sidecars && self.slots[*index].run.is_some()
-                })
-                .collect();
-            for index in running.iter().rev() {
-                let name = self.slots[*index].name().to_string();
-                self.event(
-                    Some(&name),
-                    Kind::Normal,
-                    "Killing",
-                    format!("Stopping container {name}"),
-                );
-                self.stop_container(*index, left);
+        let mut turns = Vec::new();
+        let running: Vec<usize> = (0..self.slots.len())
+            .rev()
+            .filter(|index| self.slots[*index].run.is_some())
+            .collect();
+        for index in &running {
+            let name = self.slots[*index].name().to_string();
+            let message = format!("Stopping container {name}");
+            self.event(Some(&name), Kind::Normal, "Killing", message);
+            let hook = self.pre_stop(*index);
+            if self.slots[*index].role == Role::Sidecar {
+                let (turn, waits) = oneshot::channel();
+                turns.push((*index, turn));
+                self.stop_after(*index, grace, hook, Some(waits));
+            } else {
+                self.stop_after(*index, grace, hook, None);
             }
-            self.wait_for_exits(&running).await;
+        }
+        let sidecars: Vec<usize> = turns.iter().map(|(index, _)| *index).collect();
+        let others: Vec<usize> = running
+            .into_iter()
+            .filter(|index| !sidecars.contains(index))
+            .collect();
+        self.wait_for_exits(&others).await;
+        for (index, turn) in turns {
+            let _ = turn.send(());
+            self.wait_for_exits(&[index]).await;
         }
     }
 
@@ -113,6 +153,11 @@ impl PodWorker {
                 signal = self.inbox.recv() => match signal {
                     Some(Signal::Exited { container, attempt, exit }) => {
                         self.exited(&container, attempt, exit).await;
+                        self.publish();
+                    }
+                    // Whether a pod that is ending still serves is news to its clients.
+                    Some(Signal::Verdict { container, attempt, verdict: Verdict::Ready(ready) }) => {
+                        self.judged(&container, attempt, Verdict::Ready(ready));
                         self.publish();
                     }
                     Some(_) => {}
@@ -137,13 +182,13 @@ impl PodWorker {
         } else {
             self.grace()
         };
-        for slot in &mut self.slots {
-            // Nothing starts any more.
-            slot.start_at = None;
-            slot.policy = crate::kubelet::restart::RestartPolicy::Never;
-        }
+        self.over = !shutdown;
+        self.slots.iter_mut().for_each(Slot::stop_restarting);
         self.publish();
         self.stop_all(grace).await;
+        if self.over && self.is_initialized() {
+            self.slots.iter_mut().for_each(Slot::give_up);
+        }
         self.end_sandbox().await;
         self.cgroup.remove().await;
         self.publish();

@@ -13,23 +13,23 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::ProbeTarget;
+use super::{ProbeTarget, grpc};
 use crate::kubelet::process::{self, Stdio};
 
 /// Longest output of a failed attempt that an event quotes.
 const QUOTED: usize = 1024;
 
-/// Runs the probe's action within its timeout.
-pub(super) async fn run(target: &ProbeTarget, probe: &Probe) -> Result<(), String> {
-    let seconds = probe
-        .timeout_seconds
-        .and_then(|s| u64::try_from(s).ok())
-        .filter(|s| *s > 0)
-        .unwrap_or(1);
-    match tokio::time::timeout(Duration::from_secs(seconds), act(target, probe)).await {
+/// Runs the probe's action within a time.
+pub(super) async fn run(
+    target: &ProbeTarget,
+    probe: &Probe,
+    limit: Duration,
+) -> Result<(), String> {
+    match tokio::time::timeout(limit, act(target, probe)).await {
         Ok(result) => result,
         Err(_) => Err(format!(
-            "no answer within {seconds}s (context deadline exceeded)"
+            "no answer within {}s (context deadline exceeded)",
+            limit.as_secs()
         )),
     }
 }
@@ -49,11 +49,9 @@ async fn act(target: &ProbeTarget, probe: &Probe) -> Result<(), String> {
     if let Some(action) = &probe.exec {
         return exec(target, action.command.clone().unwrap_or_default()).await;
     }
-    if probe.grpc.is_some() {
-        return Err(
-            "grpc probes are not supported on this node; use httpGet, tcpSocket or exec"
-                .to_string(),
-        );
+    if let Some(action) = &probe.grpc {
+        let address = address(target, None, &IntOrString::Int(action.port))?;
+        return grpc::check(address, action.service.as_deref().unwrap_or_default()).await;
     }
     Err("the probe has no action".to_string())
 }

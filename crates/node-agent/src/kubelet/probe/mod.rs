@@ -4,6 +4,7 @@
 //! task ends with the container. It reports changes, not single results.
 
 mod attempt;
+mod grpc;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -41,6 +42,15 @@ impl ProbeKind {
             Self::Startup => "Startup",
             Self::Readiness => "Readiness",
             Self::Liveness => "Liveness",
+        }
+    }
+
+    /// The container's probe of this kind.
+    pub(crate) fn of(self, container: &Container) -> Option<&Probe> {
+        match self {
+            Self::Startup => container.startup_probe.as_ref(),
+            Self::Readiness => container.readiness_probe.as_ref(),
+            Self::Liveness => container.liveness_probe.as_ref(),
         }
     }
 }
@@ -83,12 +93,16 @@ pub(crate) fn start(target: ProbeTarget, verdicts: mpsc::UnboundedSender<Verdict
     task.abort_handle()
 }
 
-/// One attempt of a probe's action; also how lifecycle hooks run theirs.
+/// One attempt of an action within a time; how lifecycle hooks run theirs.
 ///
 /// # Errors
 /// What went wrong, in words.
-pub(crate) async fn run_action(target: &ProbeTarget, probe: &Probe) -> Result<(), String> {
-    attempt::run(target, probe).await
+pub(crate) async fn run_action(
+    target: &ProbeTarget,
+    action: &Probe,
+    limit: Duration,
+) -> Result<(), String> {
+    attempt::run(target, action, limit).await
 }
 
 /// True once the container has started; false after reporting that it will not.
@@ -145,7 +159,9 @@ async fn liveness(target: &ProbeTarget, probe: &Probe, verdicts: &mpsc::Unbounde
 }
 
 async fn try_once(target: &ProbeTarget, probe: &Probe, kind: ProbeKind) -> bool {
-    match attempt::run(target, probe).await {
+    let limit = probe.timeout_seconds.and_then(|s| u64::try_from(s).ok());
+    let limit = Duration::from_secs(limit.filter(|s| *s > 0).unwrap_or(1));
+    match attempt::run(target, probe, limit).await {
         Ok(()) => true,
         Err(problem) => {
             let message = format!("{} probe failed: {problem}", kind.name());

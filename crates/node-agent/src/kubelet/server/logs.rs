@@ -37,10 +37,12 @@ pub(super) fn answer(
     };
     let spec = entry.pod.spec.as_ref();
     let known = spec.is_some_and(|spec| {
-        spec.containers
+        let all = spec
+            .containers
             .iter()
-            .chain(spec.init_containers.iter().flatten())
-            .any(|c| c.name == container)
+            .chain(spec.init_containers.iter().flatten());
+        let mut ephemeral = spec.ephemeral_containers.iter().flatten();
+        all.map(|c| &c.name).any(|name| name == container) || ephemeral.any(|c| c.name == container)
     });
     if !known {
         return text(

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 use super::fields::PodAddresses;
 use super::objects::{Objects, Subscription};
-use super::quantity;
+use crate::quantity;
 use atomic::{FileContent, Owner, Payload};
 use payload::{DEFAULT_MODE, mode_of};
 use token::Tokens;
