@@ -23,6 +23,8 @@ pub struct Api {
     pub services: Allocator,
     /// How requests reach kubelets and, for proxied services, pods.
     pub kubelets: crate::kubelet::KubeletClient,
+    /// Admission webhooks.
+    pub hooks: crate::webhooks::Hooks,
     /// What was configured.
     pub settings: Settings,
     /// Work for the garbage collector.

@@ -9,6 +9,7 @@ use crate::{
     crd, namespaces,
     object::{self, Object},
     ops::{self, DeleteOptions, Part, Writer},
+    rbac,
     registry::Resource,
 };
 use serde_json::{Value, json};
@@ -32,6 +33,8 @@ pub enum Work {
     Cleanup(String),
     /// Definitions of a group may get names that were taken.
     Names(String),
+    /// Cluster roles may gather other rules than before.
+    Roles,
     /// A namespace waits for its content.
     Namespace(String),
 }
@@ -112,6 +115,7 @@ pub async fn run(api: Arc<Api>, mut queue: mpsc::UnboundedReceiver<Work>) {
             Work::Terminating(place) => finish_terminating(&api, &place),
             Work::Cleanup(name) => cleanup(&api, &name),
             Work::Names(group) => crd::reconsider(&api, &group),
+            Work::Roles => rbac::refresh(&api),
             Work::Namespace(name) => namespaces::empty(&api, &name),
         }
     }
@@ -203,7 +207,7 @@ fn remove(api: &Api, resource: &Resource, value: &Value, propagation: &str) {
         ..DeleteOptions::default()
     };
     let (namespace, name) = (object::namespace(value), object::name(value));
-    match ops::delete(api, resource, namespace, name, &options, &mut writer) {
+    match ops::delete_own(api, resource, namespace, name, &options, &mut writer) {
         Ok(_) => tracing::debug!(kind = %resource.kind, namespace, name, "collected"),
         Err(error) if error.code == http::StatusCode::NOT_FOUND => {}
         Err(error) => {
@@ -216,7 +220,7 @@ fn remove(api: &Api, resource: &Resource, value: &Value, propagation: &str) {
 fn release(api: &Api, resource: &Resource, namespace: &str, name: &str, uids: &[String]) {
     let user = User::system("system:serviceaccount:kube-system:generic-garbage-collector");
     let mut writer = Writer::internal(&user, "kube-controller-manager");
-    let result = ops::update(
+    let result = ops::update_own(
         api,
         resource,
         namespace,

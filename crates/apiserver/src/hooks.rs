@@ -41,6 +41,7 @@ pub fn created(api: &Api, resource: &Resource, object: &Arc<Object>) {
     match (resource.group.as_ref(), resource.kind.as_ref()) {
         ("apiextensions.k8s.io", "CustomResourceDefinition") => crd::register(api, value),
         ("", "Namespace") => namespaces::furnish(api, value),
+        ("rbac.authorization.k8s.io", "ClusterRole") => gc::send(api, gc::Work::Roles),
         _ => {}
     }
 }
@@ -62,6 +63,7 @@ pub fn updated(api: &Api, resource: &Resource, before: &Value, object: &Arc<Obje
         }
         ("", "Namespace") => namespaces::changed(api, value),
         ("", "Service") => services::changed(api, before, value),
+        ("rbac.authorization.k8s.io", "ClusterRole") => gc::send(api, gc::Work::Roles),
         _ => {}
     }
 }
@@ -76,6 +78,7 @@ pub fn deleted(api: &Api, resource: &Resource, object: &Arc<Object>) {
             crd::names_changed(api, None, value);
         }
         ("", "Service") => services::deleted(api, value),
+        ("rbac.authorization.k8s.io", "ClusterRole") => gc::send(api, gc::Work::Roles),
         _ => namespaces::content_deleted(api, resource, value),
     }
 }

@@ -16,6 +16,7 @@ mod admission;
 mod api;
 mod apply;
 mod authn;
+mod backends;
 mod cel;
 mod crd;
 mod decode;
@@ -50,5 +51,6 @@ mod tls;
 mod validation;
 mod views;
 mod watch;
+mod webhooks;
 
 pub use server::{Builder, Handle, Server, StartError};

@@ -25,7 +25,7 @@ pub fn ensure(api: &Api, group: &str, version: &str, kind: &str, namespace: &str
         value,
         duplicates: Vec::new(),
     };
-    if let Err(error) = ops::create(api, &resource, namespace, decoded, &mut writer)
+    if let Err(error) = ops::create_own(api, &resource, namespace, decoded, &mut writer)
         && error.reason != "AlreadyExists"
     {
         tracing::warn!(kind, namespace, %error, "cannot create a default object");
@@ -116,7 +116,8 @@ pub fn empty(api: &Api, name: &str) {
                 continue;
             }
             let object_name = object::name(object.value());
-            if let Err(error) = ops::delete(api, resource, name, object_name, &options, &mut writer)
+            if let Err(error) =
+                ops::delete_own(api, resource, name, object_name, &options, &mut writer)
                 && error.code != http::StatusCode::NOT_FOUND
             {
                 tracing::warn!(namespace = name, kind = %resource.kind, object_name, %error, "cannot delete");
@@ -139,7 +140,7 @@ fn finish(api: &Api, namespaces: &Resource, name: &str) {
         .collect();
     let user = User::system("system:serviceaccount:kube-system:namespace-controller");
     let mut writer = Writer::internal(&user, "kube-controller-manager");
-    let result = ops::update(
+    let result = ops::update_own(
         api,
         namespaces,
         "",

@@ -7,12 +7,12 @@ use percent_encoding::percent_decode_str;
 
 /// The parsed target of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Target {
+pub struct Target<'a> {
     /// The path as it came.
     pub path: String,
     /// Kubernetes' verb: get, list, watch, create, update, patch, delete, deletecollection; for a
-    /// path that is no resource the lower-case HTTP method.
-    pub verb: &'static str,
+    /// path that is no resource the lower-case HTTP method. Reviews ask about any other.
+    pub verb: &'a str,
     /// Whether the path names an API resource.
     pub is_resource: bool,
     /// API group, "" for core.
@@ -33,9 +33,9 @@ pub struct Target {
     pub node_selected: Option<String>,
 }
 
-impl Target {
+impl Target<'_> {
     /// Reads a request line.
-    pub fn parse(method: &http::Method, path: &str, query: &Query) -> Target {
+    pub fn parse(method: &http::Method, path: &str, query: &Query) -> Target<'static> {
         let mut target = Target {
             path: path.to_string(),
             verb: plain_verb(method),

@@ -148,6 +148,7 @@ impl Builder {
             tokens: TokenIssuer::new(pki.service_account_key(), ISSUER)?,
             services,
             kubelets: KubeletClient::new(&pki)?,
+            hooks: Default::default(),
             settings: Settings {
                 advertise,
                 issuer: ISSUER.into(),

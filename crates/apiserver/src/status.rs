@@ -5,6 +5,7 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 /// The result of serving a request.
 pub type Result<T, E = ApiError> = std::result::Result<T, E>;
@@ -16,7 +17,7 @@ pub struct ApiError {
     /// HTTP status, also `code` of the Status.
     pub code: StatusCode,
     /// Machine readable reason, such as `NotFound`.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// Text for people.
     pub message: String,
     /// `details` of the Status, or null.
@@ -161,7 +162,7 @@ impl ApiError {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
         ApiError {
             code,
-            reason,
+            reason: reason.into(),
             message: message.into(),
             details: Value::Null,
         }
@@ -388,9 +389,12 @@ impl ApiError {
     pub fn to_value(&self) -> Value {
         let mut v = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason,
+            "message": self.message,
         });
         if let Some(map) = v.as_object_mut() {
+            if !self.reason.is_empty() {
+                map.insert("reason".into(), self.reason.clone().into());
+            }
             if !self.details.is_null() {
                 map.insert("details".into(), self.details.clone());
             }

@@ -57,6 +57,17 @@ pub fn server(pki: &ClusterPki, serving: &KeyCert) -> Result<ServerConfig, PkiEr
     Ok(config)
 }
 
+/// A client that trusts a CA alone and shows no certificate.
+pub fn trusting(ca_pem: &str) -> Result<Arc<ClientConfig>, PkiError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|_| unusable("TLS"))?
+        .with_root_certificates(roots(ca_pem)?)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// A client that trusts the cluster's CA and shows a certificate.
 pub fn client(ca_pem: &str, key: &KeyCert) -> Result<ClientConfig, PkiError> {
     let (certs, key) = chain(key)?;

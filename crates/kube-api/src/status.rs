@@ -55,7 +55,6 @@ pub struct Condition {
 
 fn int_or_string_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
-        "anyOf": [{"type": "integer"}, {"type": "string"}],
         "description": "Generation of the object that was looked at.",
         "x-kubernetes-int-or-string": true
     })

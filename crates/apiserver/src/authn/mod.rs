@@ -1,6 +1,9 @@
 //! Who sends a request: a client certificate, a service account token, or nobody.
 
+mod impersonation;
 pub mod tokens;
+
+pub use impersonation::impersonate;
 
 use crate::{
     api::Api,
@@ -134,46 +137,4 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .eq_ignore_ascii_case("bearer")
         .then_some(token.trim())
         .filter(|t| !t.is_empty())
-}
-
-/// Who a request wants to act as (`kubectl --as`), if it says so.
-pub fn impersonated(headers: &HeaderMap) -> Result<Option<User>> {
-    let text = |v: &http::HeaderValue| v.to_str().unwrap_or_default().to_string();
-    let groups: Vec<String> = headers
-        .get_all("impersonate-group")
-        .iter()
-        .map(text)
-        .collect();
-    let Some(name) = headers
-        .get("impersonate-user")
-        .map(text)
-        .filter(|n| !n.is_empty())
-    else {
-        if groups.is_empty() && headers.get("impersonate-uid").is_none() {
-            return Ok(None);
-        }
-        return Err(ApiError::bad_request(
-            "impersonating a group needs Impersonate-User too",
-        ));
-    };
-    let mut user = User {
-        name,
-        groups,
-        ..User::default()
-    };
-    if let Some(rest) = user.name.strip_prefix("system:serviceaccount:")
-        && let Some((namespace, _)) = rest.split_once(':')
-        && user.groups.is_empty()
-    {
-        user.groups = vec![
-            "system:serviceaccounts".into(),
-            format!("system:serviceaccounts:{namespace}"),
-        ];
-    }
-    if user.name == "system:anonymous" {
-        user.groups.push("system:unauthenticated".into());
-    } else if !user.is_in("system:authenticated") {
-        user.groups.push("system:authenticated".into());
-    }
-    Ok(Some(user))
 }

@@ -1,4 +1,5 @@
-//! Service account tokens: signed, bound to audiences and, where wanted, to a pod or a secret.
+//! Service account tokens: signed, bound to audiences and, where wanted, to a pod, a node or a
+//! secret.
 //!
 //! A token is as alive as what it is bound to: verification looks the account and the bound
 //! object up, so deleting a pod revokes its tokens at once.
@@ -16,6 +17,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
+
+/// How long tokens still count after the end that was set for what they are bound to, in seconds:
+/// Kubernetes allows its clocks that much.
+const DELETED_SECONDS: i64 = 60;
 
 /// Signs and verifies tokens of one cluster.
 pub struct TokenIssuer {
@@ -100,7 +105,7 @@ pub struct Grant {
     pub account: Reference,
     /// The pod it is bound to.
     pub pod: Option<Reference>,
-    /// The node of that pod.
+    /// The node of that pod, or the node it is bound to itself.
     pub node: Option<Reference>,
     /// The secret it is bound to.
     pub secret: Option<Reference>,
@@ -206,11 +211,14 @@ pub fn verify(api: &Api, token: &str, audiences: &[String]) -> Result<Verified, 
         &bound.serviceaccount,
         "service account",
     )?;
-    if let Some(pod) = &bound.pod {
-        alive(api, "pods", namespace, pod, "pod")?;
-    }
     if let Some(secret) = &bound.secret {
         alive(api, "secrets", namespace, secret, "secret")?;
+    }
+    match (&bound.pod, &bound.node) {
+        // The node of a pod is only named: the token lives as long as the pod.
+        (Some(pod), _) => alive(api, "pods", namespace, pod, "pod")?,
+        (None, Some(node)) => alive(api, "nodes", "", node, "node")?,
+        (None, None) => {}
     }
     let mut extra = std::collections::BTreeMap::new();
     extra.insert(CREDENTIAL.to_string(), vec![format!("JTI={}", claims.jti)]);
@@ -256,10 +264,18 @@ fn alive(
     let resource: Arc<str> = resource.into();
     let found = api.store.get(&Key::new(&resource, namespace, &wanted.name));
     match found {
-        Some(found) if object::uid(found.value()) == wanted.uid => Ok(()),
+        Some(found) if object::uid(found.value()) == wanted.uid && !over(found.value()) => Ok(()),
         _ => Err(TokenError::Gone(format!(
             "the {what} {namespace}/{}",
             wanted.name
         ))),
     }
+}
+
+/// Whether an object that waits to be removed should have been gone for a while.
+fn over(value: &Value) -> bool {
+    let at = object::text(value, "/metadata/deletionTimestamp").parse::<jiff::Timestamp>();
+    at.is_ok_and(|at| {
+        jiff::Timestamp::now() > at + jiff::SignedDuration::from_secs(DELETED_SECONDS)
+    })
 }

@@ -22,11 +22,11 @@ pub fn from_json(kind: &Type, json: &Json) -> Value {
         (Type::Map(inner), Json::Object(map)) => {
             entries(map.iter().map(|(k, v)| (k.clone(), from_json(inner, v))))
         }
-        (_, Json::Object(map)) => entries(map.iter().map(|(k, v)| {
-            // What has no schema keeps its names where they cannot be escaped.
-            let key = escape(k).unwrap_or_else(|| k.clone());
-            (key, from_json(&Type::Dyn, v))
-        })),
+        // What has no schema keeps its names.
+        (_, Json::Object(map)) => entries(
+            map.iter()
+                .map(|(k, v)| (k.clone(), from_json(&Type::Dyn, v))),
+        ),
         (Type::List(inner), Json::Array(list)) => items(inner, list),
         (_, Json::Array(list)) => items(&Type::Dyn, list),
         (kind, json) => scalar(kind, json),

@@ -179,6 +179,16 @@ pub fn present<'a>(
     Cow::Owned(value)
 }
 
+/// An object of one version as another version has it.
+pub fn in_version(resource: &Resource, version: &CustomVersion, mut value: Value) -> Value {
+    convert(
+        &mut value,
+        &resource.api_version(),
+        version.schema.as_deref(),
+    );
+    value
+}
+
 /// Between versions nothing changes but the version, and what one of them knows and the other
 /// does not.
 fn convert(value: &mut Value, api_version: &str, schema: Option<&Structural>) {

@@ -84,7 +84,7 @@ pub fn touch(api: &Api, name: &str) {
     let user = User::system("system:apiserver");
     let mut writer = Writer::internal(&user, "kube-apiserver");
     let same = |current: &Value, _: &mut Writer<'_>| Ok(current.clone());
-    let done = ops::update(api, &resource, "", name, Part::All, &mut writer, same);
+    let done = ops::update_own(api, &resource, "", name, Part::All, &mut writer, same);
     if let Err(error) = done
         && error.code != http::StatusCode::NOT_FOUND
     {

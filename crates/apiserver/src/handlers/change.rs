@@ -27,13 +27,8 @@ pub async fn create(
     let bytes = answer::read(request.into_body()).await?;
     let decoded = decode::object(&content_type, &bytes)?;
     let mut writer = context.writer()?;
-    let created = ops::create(
-        &context.api,
-        resource,
-        context.namespace(),
-        decoded,
-        &mut writer,
-    )?;
+    let namespace = context.namespace();
+    let created = ops::create(&context.api, resource, namespace, decoded, &mut writer).await?;
     context.object(StatusCode::CREATED, resource, &created, &writer.warnings)
 }
 
@@ -60,7 +55,8 @@ pub async fn replace(
         part,
         &mut writer,
         |_, _| Ok(proposed.clone()),
-    )?;
+    )
+    .await?;
     context.object(StatusCode::OK, resource, &updated, &writer.warnings)
 }
 
@@ -74,7 +70,7 @@ pub async fn patch(
     let kind = PatchKind::parse(&answer::content_type(request.headers()))?;
     let bytes = answer::read(request.into_body()).await?;
     if kind == PatchKind::Apply {
-        return apply(context, resource, &bytes, part);
+        return apply(context, resource, &bytes, part).await;
     }
     let body = decode::json(&bytes)?;
     let mut writer = context.writer()?;
@@ -98,12 +94,13 @@ pub async fn patch(
                 ops::shape(resource, decoded, writer)?,
             ))
         },
-    )?;
+    )
+    .await?;
     context.object(StatusCode::OK, resource, &updated, &writer.warnings)
 }
 
 /// Server-side apply: creates the object, or merges what its manager wants into it.
-fn apply(
+async fn apply(
     context: &Context,
     resource: &Arc<Resource>,
     bytes: &[u8],
@@ -152,7 +149,8 @@ fn apply(
                 part,
                 &mut writer,
                 |live, _| apply::merge(resource, live, &config, &manager, subresource, force),
-            )?;
+            )
+            .await?;
             return context.object(StatusCode::OK, resource, &updated, &writer.warnings);
         }
         let of_no_object = part != Part::Object || !crate::object::uid(&config).is_empty();
@@ -160,13 +158,8 @@ fn apply(
             return Err(ApiError::not_found(&resource.group, &resource.plural, name));
         }
         writer.applying = true;
-        match ops::create_applied(
-            &context.api,
-            resource,
-            namespace,
-            config.clone(),
-            &mut writer,
-        ) {
+        let config = config.clone();
+        match ops::create_shaped(&context.api, resource, namespace, config, &mut writer).await {
             Ok(created) => {
                 return context.object(StatusCode::CREATED, resource, &created, &writer.warnings);
             }
@@ -244,7 +237,8 @@ pub async fn delete(
         name,
         &options,
         &mut writer,
-    )?;
+    )
+    .await?;
     // What is deleted but not gone is shown; so is a pod, whose clients look at it.
     if !gone || resource.is("", "Pod") {
         return context.object(StatusCode::OK, resource, &object, &writer.warnings);
@@ -283,7 +277,9 @@ pub async fn delete_collection(
             name,
             &options,
             &mut writer,
-        ) {
+        )
+        .await
+        {
             Ok((object, _)) => deleted.push(object),
             Err(error) if error.code == StatusCode::NOT_FOUND => {}
             Err(error) => return Err(error),

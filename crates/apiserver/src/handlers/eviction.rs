@@ -4,9 +4,12 @@
 //! eviction takes one from it and leaves its mark, so that two at once cannot
 //! both take the last one.
 
-use super::{Context, streams};
+use super::{
+    Context,
+    subresources::{body, done},
+};
 use crate::{
-    http::{self as answer, Body},
+    http::Body,
     object,
     ops::{self, DeleteOptions, Part, Writer},
     registry::Resource,
@@ -29,20 +32,27 @@ pub async fn evict(
     resource: &Arc<Resource>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>> {
-    let body = streams::body(request).await?;
+    let body = body(request).await?;
     let (namespace, name) = (context.namespace(), context.target.name.as_str());
     let pod = ops::get(&context.api, resource, namespace, name)?;
+    let mut writer = context.writer()?;
+    let body = match body.is_object() {
+        true => body,
+        false => json!({"metadata": {"name": name, "namespace": namespace}}),
+    };
+    let body = object::typed(body, "policy/v1", "Eviction");
+    let admitted = context.admit("CREATE", resource, body, None, &mut writer);
+    let body = admitted.await?;
     // kube-rs writes the options in snake case.
     let options = body
         .get("deleteOptions")
         .or_else(|| body.get("delete_options"));
     let options = DeleteOptions::parse(options.unwrap_or(&Value::Null))?;
-    let mut writer = context.writer()?;
     if !serves_nobody(pod.value()) {
         ask_budget(context, pod.value(), &mut writer)?;
         mark(context, resource, name, &mut writer)?;
     }
-    ops::delete(
+    ops::delete_own(
         &context.api,
         resource,
         namespace,
@@ -50,9 +60,7 @@ pub async fn evict(
         &options,
         &mut writer,
     )?;
-    let value = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-        "code": 201});
-    Ok(answer::value(StatusCode::CREATED, &value))
+    Ok(done(&writer))
 }
 
 /// A pod that has not started, has ended or is ending is no loss.
@@ -99,7 +107,7 @@ fn ask_budget(context: &Context, pod: &Value, writer: &mut Writer<'_>) -> Result
         .find_kind("policy", "v1", "PodDisruptionBudget")
         .ok_or_else(|| ApiError::internal("PodDisruptionBudget is not served"))?;
     let (name, pod_name) = (object::name(budget.value()), object::name(pod));
-    ops::update(
+    ops::update_own(
         &context.api,
         &resource,
         namespace,
@@ -179,7 +187,7 @@ fn mark(context: &Context, resource: &Resource, name: &str, writer: &mut Writer<
     let condition = json!({"type": "DisruptionTarget", "status": "True",
         "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
         "lastProbeTime": null, "lastTransitionTime": object::now()});
-    ops::update(
+    ops::update_own(
         &context.api,
         resource,
         context.namespace(),

@@ -3,12 +3,15 @@
 //! The phases are always the same: authenticate, parse the target, authorize, route. A request
 //! that is not authorized learns nothing about what exists.
 
+mod binding;
 mod change;
 mod eviction;
 mod read;
 mod reviews;
 mod scale;
 mod streams;
+mod subresources;
+mod token;
 
 use crate::{
     api::Api,
@@ -21,16 +24,18 @@ use crate::{
     registry::Resource,
     request::{Query, Target},
     status::{ApiError, Result},
+    webhooks::{self, Attributes},
 };
 use ::http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use serde_json::Value;
 use std::{sync::Arc, time::Instant};
 
 /// What handlers know of a request that is authenticated and authorized.
 pub(crate) struct Context {
     api: Arc<Api>,
     user: User,
-    target: Target,
+    target: Target<'static>,
     query: Query,
     headers: HeaderMap,
     method: Method,
@@ -71,7 +76,7 @@ async fn handle(
     who.clone_from(&user.name);
     let query = Query::parse(request.uri().query());
     let target = Target::parse(request.method(), request.uri().path(), &query);
-    let user = impersonate(&api, user, request.headers())?;
+    let user = authn::impersonate(&api, user, request.headers())?;
     who.clone_from(&user.name);
     rbac::authorize_request(&api, &user, &target)?;
     let context = Context {
@@ -86,38 +91,6 @@ async fn handle(
         true => resource(context, request).await,
         false => document(&context),
     }
-}
-
-/// Becomes the user that the request wants to act as, if the sender may do that.
-fn impersonate(api: &Api, user: User, headers: &HeaderMap) -> Result<User> {
-    let Some(wanted) = authn::impersonated(headers)? else {
-        return Ok(user);
-    };
-    let check = |group: &str, resource: &str, namespace: &str, name: &str| {
-        let target = Target {
-            verb: "impersonate",
-            is_resource: true,
-            group: group.into(),
-            version: "v1".into(),
-            resource: resource.into(),
-            namespace: namespace.into(),
-            name: name.into(),
-            ..Target::default()
-        };
-        rbac::authorize_request(api, &user, &target)
-    };
-    match wanted
-        .name
-        .strip_prefix("system:serviceaccount:")
-        .and_then(|r| r.split_once(':'))
-    {
-        Some((namespace, name)) => check("", "serviceaccounts", namespace, name)?,
-        None => check("", "users", "", &wanted.name)?,
-    }
-    for group in headers.get_all("impersonate-group") {
-        check("", "groups", "", group.to_str().unwrap_or_default())?;
-    }
-    Ok(wanted)
 }
 
 /// Paths that are no resources.
@@ -183,7 +156,7 @@ async fn resource(context: Context, request: Request<Incoming>) -> Result<Respon
         return Err(ApiError::unknown_path());
     }
     if !target.subresource.is_empty() {
-        return streams::subresource(context, resource, request).await;
+        return subresources::subresource(context, resource, request).await;
     }
     let of_one = matches!(target.verb, "update" | "patch");
     if !resource.verbs.contains(&target.verb) || (of_one && target.name.is_empty()) {
@@ -230,6 +203,35 @@ impl Context {
             applying: false,
             warnings: Vec::new(),
         })
+    }
+
+    /// Asks the webhooks about a request that stores no object of the resource it names: a review,
+    /// an action on an object or a stream. Answers what they made of the request's object.
+    async fn admit(
+        &self,
+        operation: &'static str,
+        resource: &Arc<Resource>,
+        object: Value,
+        old: Option<&Value>,
+        writer: &mut Writer<'_>,
+    ) -> Result<Value> {
+        let (name, subresource) = (&self.target.name, self.target.subresource.as_str());
+        let known = resource.subresources.iter().find(|s| s.name == subresource);
+        let own = (resource.group.as_ref(), resource.version.as_ref());
+        let kind = known.filter(|s| !s.kind.is_empty()).map(|s| {
+            let (group, version) = s.group_version.unwrap_or(own);
+            (group, version, s.kind)
+        });
+        let attributes = Attributes {
+            subresource,
+            kind,
+            ..Attributes::of(operation, resource, self.namespace(), name, writer)
+        };
+        let mut warnings = Vec::new();
+        let object = webhooks::admit(&self.api, &attributes, Some(object), old, &mut warnings);
+        let object = object.await?;
+        warnings.into_iter().for_each(|text| writer.warn(text));
+        Ok(object.unwrap_or_default())
     }
 
     /// The form of the answer.

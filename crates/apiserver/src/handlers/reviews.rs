@@ -25,13 +25,15 @@ pub async fn create(
     let bytes = answer::read(request.into_body()).await?;
     let decoded = decode::object(&content_type, &bytes)?;
     let mut writer = context.writer()?;
-    let mut value = ops::shape(resource, decoded, &mut writer)?;
+    let value = ops::shape(resource, decoded, &mut writer)?;
+    if resource.kind.as_ref() == "Binding" {
+        let pod = object::name(&value).to_string();
+        return super::pods::bind(context, resource, &pod, value).await;
+    }
+    let admitted = context.admit("CREATE", resource, value, None, &mut writer);
+    let mut value = admitted.await?;
     let api = &context.api;
     let status = match resource.kind.as_ref() {
-        "Binding" => {
-            let pod = object::name(&value).to_string();
-            return super::streams::bind(context, &pod, &value);
-        }
         "TokenReview" => token_review(context, &value),
         "SelfSubjectReview" => json!({"userInfo": context.user.to_value()}),
         "SelfSubjectRulesReview" => {
@@ -114,7 +116,7 @@ fn access(context: &Context, user: &User, value: &Value) -> Result<Value> {
     let target = match (resource, path) {
         (Some(resource), None) => resource_target(resource),
         (None, Some(path)) => Target {
-            verb: known_verb(object::text(path, "/verb")),
+            verb: object::text(path, "/verb"),
             path: object::text(path, "/path").to_string(),
             ..Target::default()
         },
@@ -132,10 +134,10 @@ fn access(context: &Context, user: &User, value: &Value) -> Result<Value> {
     Ok(status)
 }
 
-fn resource_target(attributes: &Value) -> Target {
+fn resource_target(attributes: &Value) -> Target<'_> {
     let text = |key: &str| object::text(attributes, &format!("/{key}")).to_string();
     Target {
-        verb: known_verb(&text("verb")),
+        verb: object::text(attributes, "/verb"),
         is_resource: true,
         group: text("group"),
         version: text("version"),
@@ -145,30 +147,4 @@ fn resource_target(attributes: &Value) -> Target {
         name: text("name"),
         ..Target::default()
     }
-}
-
-/// Verbs are compared as they are; a verb that no request can have is only covered by `*`.
-fn known_verb(verb: &str) -> &'static str {
-    const VERBS: [&str; 19] = [
-        "get",
-        "list",
-        "watch",
-        "create",
-        "update",
-        "patch",
-        "delete",
-        "deletecollection",
-        "impersonate",
-        "bind",
-        "escalate",
-        "use",
-        "approve",
-        "sign",
-        "head",
-        "post",
-        "put",
-        "options",
-        "*",
-    ];
-    VERBS.into_iter().find(|v| *v == verb).unwrap_or("unknown")
 }

@@ -4,8 +4,8 @@ use super::Context;
 use crate::{
     decode,
     http::{self as answer, Body},
-    object,
-    ops::{self, Part},
+    object::{self, Object},
+    ops::{self, Part, Writer},
     patch::{self, PatchKind},
     registry::{Resource, Schema},
     selectors,
@@ -16,6 +16,9 @@ use ::http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use std::sync::Arc;
+
+/// How often a patch is tried again when somebody else writes in between.
+const PATCH_ATTEMPTS: usize = 5;
 
 /// Where a kind keeps its replicas, as JSON pointers.
 struct Paths {
@@ -65,32 +68,60 @@ pub async fn serve(
         None => decode::object(&content_type, &bytes)?.value,
     };
     let mut writer = context.writer()?;
-    let updated = ops::update(
+    let mut attempts = 0..PATCH_ATTEMPTS;
+    let updated = loop {
+        let found = ops::get(&context.api, resource, namespace, name)?;
+        let now = scale(&paths, found.value());
+        let wanted = match kind {
+            None => body.clone(),
+            Some(PatchKind::Json) => patch::json(&body, &now)?,
+            Some(_) => patch::merge(&body, &now),
+        };
+        replicas(resource, name, &wanted)?;
+        let wanted = object::typed(wanted, "autoscaling/v1", "Scale");
+        let wanted = context.admit("UPDATE", resource, wanted, Some(&now), &mut writer);
+        let wanted = wanted.await?;
+        match store(context, resource, &paths, &wanted, &mut writer) {
+            // Somebody else changed the object since it was read.
+            Err(e)
+                if e.code == StatusCode::CONFLICT
+                    && kind.is_some()
+                    && attempts.next().is_some() => {}
+            result => break result?,
+        }
+    };
+    let scale = scale(&paths, updated.value());
+    let mut response = answer::value(StatusCode::OK, &scale);
+    answer::add_warnings(response.headers_mut(), &writer.warnings);
+    Ok(response)
+}
+
+/// Writes the replicas of a scale into its object, if that is as the scale says.
+fn store(
+    context: &Context,
+    resource: &Resource,
+    paths: &Paths,
+    scale: &Value,
+    writer: &mut Writer<'_>,
+) -> Result<Arc<Object>> {
+    let (namespace, name) = (context.namespace(), context.target.name.as_str());
+    let replicas = replicas(resource, name, scale)?;
+    let version = object::text(scale, "/metadata/resourceVersion");
+    let change = |current: &Value, _: &mut Writer<'_>| {
+        if !version.is_empty() && version != object::text(current, "/metadata/resourceVersion") {
+            return Err(ApiError::conflict(&resource.group, &resource.plural, name));
+        }
+        set(current, paths, replicas)
+    };
+    ops::update_own(
         &context.api,
         resource,
         namespace,
         name,
         Part::All,
-        &mut writer,
-        |current, _| {
-            let now = scale(&paths, current);
-            let wanted = match kind {
-                None => body.clone(),
-                Some(PatchKind::Json) => patch::json(&body, &now)?,
-                Some(_) => patch::merge(&body, &now),
-            };
-            let version = object::text(&wanted, "/metadata/resourceVersion");
-            if !version.is_empty() && version != object::text(current, "/metadata/resourceVersion")
-            {
-                return Err(ApiError::conflict(&resource.group, &resource.plural, name));
-            }
-            set(current, &paths, replicas(resource, name, &wanted)?)
-        },
-    )?;
-    Ok(answer::value(
-        StatusCode::OK,
-        &scale(&paths, updated.value()),
-    ))
+        writer,
+        change,
+    )
 }
 
 fn replicas(resource: &Resource, name: &str, scale: &Value) -> Result<i64> {

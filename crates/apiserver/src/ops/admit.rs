@@ -4,6 +4,7 @@ use super::Writer;
 use crate::{
     crd,
     decode::Decoded,
+    defaults,
     registry::{Resource, Schema},
     schema::{self, Findings},
     status::{ApiError, Result},
@@ -23,6 +24,15 @@ pub enum FieldValidation {
 }
 
 impl FieldValidation {
+    /// The name in requests.
+    pub fn name(self) -> &'static str {
+        match self {
+            FieldValidation::Ignore => "Ignore",
+            FieldValidation::Warn => "Warn",
+            FieldValidation::Strict => "Strict",
+        }
+    }
+
     /// The query parameter.
     pub fn parse(text: Option<&str>) -> Result<Self> {
         match text {
@@ -80,6 +90,21 @@ pub fn shape(resource: &Resource, decoded: Decoded, writer: &mut Writer<'_>) -> 
         _ => {}
     }
     Ok(crate::object::typed(value, &resource.api_version(), kind))
+}
+
+/// Gives an object that a webhook has changed the form of its kind again.
+pub fn reform(resource: &Resource, mut value: Value) -> Result<Value> {
+    let mut findings = Findings::default();
+    let formed = match &resource.schema {
+        Schema::Builtin(name) => schema::normalize(name, &mut value, &mut findings),
+        Schema::Custom(version) => crd::prune(version, &mut value, &mut findings),
+    };
+    formed.map_err(ApiError::internal)?;
+    match &resource.schema {
+        Schema::Builtin(_) => defaults::on_update(resource, &Value::Null, &mut value),
+        Schema::Custom(_) => defaults::custom(resource, &mut value),
+    }
+    Ok(value)
 }
 
 fn check_type(resource: &Resource, value: &Value) -> Result<()> {

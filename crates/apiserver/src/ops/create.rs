@@ -8,10 +8,13 @@ use crate::{
     decode::Decoded,
     defaults, hooks,
     object::{self, Object},
+    rbac,
     registry::{Resource, Schema},
+    services::Allocation,
     status::{ApiError, Result},
     store::WriteError,
     validation,
+    webhooks::{self, Attributes},
 };
 use rand::RngExt;
 use serde_json::{Value, json};
@@ -21,7 +24,19 @@ use std::sync::{Arc, atomic::Ordering};
 const NAME_ATTEMPTS: usize = 8;
 
 /// Creates an object in `namespace` (ignored for resources of the cluster).
-pub fn create(
+pub async fn create(
+    api: &Api,
+    resource: &Arc<Resource>,
+    namespace: &str,
+    decoded: Decoded,
+    writer: &mut Writer<'_>,
+) -> Result<Arc<Object>> {
+    let value = crate::events::stored(resource, shape(resource, decoded, writer)?);
+    create_shaped(api, resource, namespace, value, writer).await
+}
+
+/// Creates an object for the server itself, without asking webhooks.
+pub fn create_own(
     api: &Api,
     resource: &Resource,
     namespace: &str,
@@ -29,79 +44,125 @@ pub fn create(
     writer: &mut Writer<'_>,
 ) -> Result<Arc<Object>> {
     let value = crate::events::stored(resource, shape(resource, decoded, writer)?);
-    create_shaped(api, resource, namespace, value, writer)
+    let draft = Draft::begin(api, resource, namespace, value, writer)?;
+    let draft = draft.judged(api, resource, writer)?;
+    draft.commit(api, resource, namespace, writer)
 }
 
-/// Creates an object from the body of a server-side apply, which has been shaped already.
-pub fn create_applied(
+/// Creates an object from a body that has been shaped already.
+pub async fn create_shaped(
     api: &Api,
-    resource: &Resource,
+    resource: &Arc<Resource>,
     namespace: &str,
     value: Value,
     writer: &mut Writer<'_>,
 ) -> Result<Arc<Object>> {
-    create_shaped(api, resource, namespace, value, writer)
-}
-
-fn create_shaped(
-    api: &Api,
-    resource: &Resource,
-    namespace: &str,
-    mut value: Value,
-    writer: &mut Writer<'_>,
-) -> Result<Arc<Object>> {
-    if resource
-        .custom()
-        .is_some_and(|v| v.life.terminating.load(Ordering::Relaxed))
-    {
-        return Err(ApiError::method_not_allowed_because(
-            "create not allowed while custom resource definition is terminating",
-        ));
-    }
-    place(api, resource, namespace, &mut value)?;
-    let generated = generate_name(&mut value);
-    let name = object::name(&value).to_string();
-    if !generated && !name.is_empty() && api.store.get(&key(resource, namespace, &name)).is_some() {
-        return Err(ApiError::already_exists(
-            &resource.group,
-            &resource.plural,
-            &name,
-        ));
-    }
-    let managers = writer
-        .applying
-        .then(|| apply::first(resource, &value, &writer.manager));
-    stamp(resource, &mut value);
-    defaults::on_create(resource, &mut value);
-    admission::on_create(api, resource, &mut value, writer)?;
-    validation::on_create(resource, &value, writer)?;
-    if is_definition(resource) {
-        crd::settle(api, &mut value);
-    }
-    let allocated = hooks::allocate(api, resource, &mut value, None, writer.dry_run)?;
-    match managers {
-        Some(managers) => object::set_metadata(&mut value, "managedFields", Some(managers)),
-        None => apply::track(resource, None, &mut value, &writer.manager, ""),
-    }
-    if let Some(why) = resource.inert {
-        tracing::warn!(kind = %resource.kind, %name, "{why}");
-        writer.warn(format!("{} {why}", resource.qualified()));
-    }
-    if writer.dry_run {
-        return Ok(Arc::new(Object::new(value, 0)));
-    }
-    if let Some(version) = resource.custom() {
-        value = crd::stored(version, value);
-    }
-    match store(api, resource, namespace, value, generated) {
-        Ok(object) => {
-            hooks::created(api, resource, &object);
-            Ok(object)
-        }
+    let mut draft = Draft::begin(api, resource, namespace, value, writer)?;
+    let name = object::name(&draft.value).to_string();
+    let attributes = Attributes::of("CREATE", resource, namespace, &name, writer);
+    let mut warnings = Vec::new();
+    draft.value = webhooks::mutated(api, &attributes, draft.value, None, &mut warnings).await?;
+    let draft = draft.judged(api, resource, writer)?;
+    let allowed = webhooks::validate(api, &attributes, Some(&draft.value), None, &mut warnings);
+    let allowed = allowed.await;
+    warnings.into_iter().for_each(|text| writer.warn(text));
+    match allowed {
+        Ok(()) => draft.commit(api, resource, namespace, writer),
         Err(error) => {
-            hooks::release(api, allocated);
+            hooks::release(api, draft.allocated);
             Err(error)
         }
+    }
+}
+
+/// An object on its way into the store.
+struct Draft {
+    value: Value,
+    /// Whether its name was made and may be made again.
+    generated: bool,
+    allocated: Allocation,
+}
+
+impl Draft {
+    /// Names, stamps and fills in a new object, and records who owns its fields.
+    fn begin(
+        api: &Api,
+        resource: &Resource,
+        namespace: &str,
+        mut value: Value,
+        writer: &mut Writer<'_>,
+    ) -> Result<Draft> {
+        if resource
+            .custom()
+            .is_some_and(|v| v.life.terminating.load(Ordering::Relaxed))
+        {
+            return Err(ApiError::method_not_allowed_because(
+                "create not allowed while custom resource definition is terminating",
+            ));
+        }
+        place(api, resource, namespace, &mut value)?;
+        let generated = generate_name(&mut value);
+        let name = object::name(&value).to_string();
+        let target = key(resource, namespace, &name);
+        if !generated && !name.is_empty() && api.store.get(&target).is_some() {
+            let (group, plural) = (&resource.group, &resource.plural);
+            return Err(ApiError::already_exists(group, plural, &name));
+        }
+        let managers = writer
+            .applying
+            .then(|| apply::first(resource, &value, &writer.manager));
+        stamp(resource, &mut value);
+        defaults::on_create(resource, &mut value);
+        admission::on_create(api, resource, &mut value, writer)?;
+        match managers {
+            Some(managers) => object::set_metadata(&mut value, "managedFields", Some(managers)),
+            None => apply::track(resource, None, &mut value, &writer.manager, ""),
+        }
+        Ok(Draft {
+            value,
+            generated,
+            allocated: Allocation::default(),
+        })
+    }
+
+    /// Refuses what the rules of the kind forbid; takes what the object needs.
+    fn judged(mut self, api: &Api, resource: &Resource, writer: &mut Writer<'_>) -> Result<Draft> {
+        rbac::check_escalation(api, writer.user, resource, None, &self.value)?;
+        validation::on_create(resource, &self.value, writer)?;
+        if is_definition(resource) {
+            crd::settle(api, &mut self.value);
+        }
+        let dry_run = writer.dry_run;
+        self.allocated = hooks::allocate(api, resource, &mut self.value, None, dry_run)?;
+        if let Some(why) = resource.inert {
+            let name = object::name(&self.value);
+            tracing::warn!(kind = %resource.kind, %name, "{why}");
+            writer.warn(format!("{} {why}", resource.qualified()));
+        }
+        Ok(self)
+    }
+
+    /// Stores it, unless nothing is to be stored.
+    fn commit(
+        self,
+        api: &Api,
+        resource: &Resource,
+        namespace: &str,
+        writer: &Writer<'_>,
+    ) -> Result<Arc<Object>> {
+        if writer.dry_run {
+            return Ok(Arc::new(Object::new(self.value, 0)));
+        }
+        let value = match resource.custom() {
+            Some(version) => crd::stored(version, self.value),
+            None => self.value,
+        };
+        let stored = store(api, resource, namespace, value, self.generated);
+        match &stored {
+            Ok(object) => hooks::created(api, resource, object),
+            Err(_) => hooks::release(api, self.allocated),
+        }
+        stored
     }
 }
 

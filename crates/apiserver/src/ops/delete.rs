@@ -8,6 +8,7 @@ use crate::{
     registry::Resource,
     status::{ApiError, Result},
     store::WriteError,
+    webhooks::{self, Attributes},
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -57,10 +58,46 @@ impl DeleteOptions {
             resource_version: text("/preconditions/resourceVersion"),
         })
     }
+
+    /// As webhooks see them.
+    fn to_value(&self, dry_run: bool) -> Value {
+        let mut value = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if let Some(seconds) = self.grace_period_seconds {
+            value["gracePeriodSeconds"] = seconds.into();
+        }
+        if let Some(policy) = &self.propagation {
+            value["propagationPolicy"] = policy.clone().into();
+        }
+        if dry_run {
+            value["dryRun"] = json!(["All"]);
+        }
+        value
+    }
 }
 
 /// Deletes an object, or begins to. The flag says whether it is gone.
-pub fn delete(
+pub async fn delete(
+    api: &Api,
+    resource: &Arc<Resource>,
+    namespace: &str,
+    name: &str,
+    options: &DeleteOptions,
+    writer: &mut Writer<'_>,
+) -> Result<(Arc<Object>, bool)> {
+    let current = super::get(api, resource, namespace, name)?;
+    let attributes = Attributes {
+        options: options.to_value(writer.dry_run),
+        ..Attributes::of("DELETE", resource, namespace, name, writer)
+    };
+    let mut warnings = Vec::new();
+    let old = Some(current.value());
+    webhooks::admit(api, &attributes, None, old, &mut warnings).await?;
+    warnings.into_iter().for_each(|text| writer.warn(text));
+    delete_own(api, resource, namespace, name, options, writer)
+}
+
+/// As [`delete`], for the server itself: webhooks are not asked.
+pub fn delete_own(
     api: &Api,
     resource: &Resource,
     namespace: &str,
@@ -252,7 +289,7 @@ pub fn finalize(
 ) -> Result<()> {
     let user = crate::authn::User::system("system:apiserver");
     let mut writer = Writer::internal(&user, "kube-apiserver");
-    super::update(
+    super::update_own(
         api,
         resource,
         namespace,

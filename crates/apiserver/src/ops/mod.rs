@@ -8,10 +8,10 @@ mod create;
 mod delete;
 pub(crate) mod update;
 
-pub use admit::{FieldValidation, shape};
-pub use create::{create, create_applied, generate_name};
-pub use delete::{DeleteOptions, delete, finalize};
-pub use update::{Part, update};
+pub use admit::{FieldValidation, reform, shape};
+pub use create::{create, create_own, create_shaped, generate_name};
+pub use delete::{DeleteOptions, delete, delete_own, finalize};
+pub use update::{Part, update, update_own};
 
 use crate::{
     api::Api,

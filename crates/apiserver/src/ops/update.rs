@@ -10,10 +10,12 @@ use crate::{
     api::Api,
     apply, crd, defaults, hooks,
     object::{self, Object},
+    rbac,
     registry::{Resource, Schema},
     status::{ApiError, Cause, Result},
     store::WriteError,
     validation,
+    webhooks::{self, Attributes},
 };
 use serde_json::Value;
 use std::{borrow::Cow, sync::Arc};
@@ -47,7 +49,46 @@ impl Part {
 
 /// Replaces an object by what `change` makes of it. `change` may be called again if someone else
 /// writes in between; a body that names a resource version fails then instead.
-pub fn update(
+pub async fn update(
+    api: &Api,
+    resource: &Arc<Resource>,
+    namespace: &str,
+    name: &str,
+    part: Part,
+    writer: &mut Writer<'_>,
+    mut change: impl FnMut(&Value, &mut Writer<'_>) -> Result<Value>,
+) -> Result<Arc<Object>> {
+    loop {
+        let stored = super::get(api, resource, namespace, name)?;
+        let current = shown(resource, &stored);
+        let proposed = change(&current, writer)?;
+        let proposed = propose(resource, part, &current, proposed, writer)?;
+        let attributes = Attributes {
+            subresource: part.subresource(),
+            ..Attributes::of("UPDATE", resource, namespace, name, writer)
+        };
+        let mut warnings = Vec::new();
+        let proposed =
+            webhooks::mutated(api, &attributes, proposed, Some(&current), &mut warnings).await?;
+        let next = judged(api, resource, part, &current, proposed, writer)?;
+        let wanted = next.as_ref().unwrap_or(&current);
+        webhooks::validate(
+            api,
+            &attributes,
+            Some(wanted),
+            Some(&current),
+            &mut warnings,
+        )
+        .await?;
+        warnings.into_iter().for_each(|text| writer.warn(text));
+        if let Some(done) = commit(api, resource, &stored, next, writer)? {
+            return Ok(done);
+        }
+    }
+}
+
+/// As [`update`], for the server itself: webhooks are not asked.
+pub fn update_own(
     api: &Api,
     resource: &Resource,
     namespace: &str,
@@ -56,33 +97,55 @@ pub fn update(
     writer: &mut Writer<'_>,
     mut change: impl FnMut(&Value, &mut Writer<'_>) -> Result<Value>,
 ) -> Result<Arc<Object>> {
-    let target = key(resource, namespace, name);
     loop {
-        let current = super::get(api, resource, namespace, name)?;
-        let shown = match resource.custom() {
-            Some(version) => crd::present(resource, version, current.value()),
-            None => Cow::Borrowed(current.value()),
-        };
-        let proposed = change(&shown, writer)?;
-        check_identity(resource, &shown, &proposed)?;
-        let next = prepare(api, resource, part, &shown, proposed, writer)?;
-        let Some(mut next) = next else {
-            return Ok(current);
-        };
-        if writer.dry_run {
-            return Ok(Arc::new(Object::new(next, current.revision())));
+        let stored = super::get(api, resource, namespace, name)?;
+        let current = shown(resource, &stored);
+        let proposed = change(&current, writer)?;
+        let proposed = propose(resource, part, &current, proposed, writer)?;
+        let next = judged(api, resource, part, &current, proposed, writer)?;
+        if let Some(done) = commit(api, resource, &stored, next, writer)? {
+            return Ok(done);
         }
-        if let Some(version) = resource.custom() {
-            next = crd::stored(version, next);
+    }
+}
+
+/// A stored object in the version of the request.
+fn shown<'a>(resource: &Resource, stored: &'a Object) -> Cow<'a, Value> {
+    match resource.custom() {
+        Some(version) => crd::present(resource, version, stored.value()),
+        None => Cow::Borrowed(stored.value()),
+    }
+}
+
+/// Stores the object, if there is one to store. None: somebody else was faster.
+fn commit(
+    api: &Api,
+    resource: &Resource,
+    current: &Arc<Object>,
+    next: Option<Value>,
+    writer: &Writer<'_>,
+) -> Result<Option<Arc<Object>>> {
+    let Some(mut next) = next else {
+        return Ok(Some(current.clone()));
+    };
+    if writer.dry_run {
+        return Ok(Some(Arc::new(Object::new(next, current.revision()))));
+    }
+    if let Some(version) = resource.custom() {
+        next = crd::stored(version, next);
+    }
+    let (namespace, name) = (
+        object::namespace(current.value()),
+        object::name(current.value()),
+    );
+    let target = key(resource, namespace, name);
+    match api.store.update(&target, current.revision(), next) {
+        Ok(updated) => {
+            hooks::updated(api, resource, current.value(), &updated);
+            Ok(Some(finish_deletion(api, resource, updated)))
         }
-        match api.store.update(&target, current.revision(), next) {
-            Ok(updated) => {
-                hooks::updated(api, resource, current.value(), &updated);
-                return Ok(finish_deletion(api, resource, updated));
-            }
-            Err(WriteError::Stale) => continue,
-            Err(_) => return Err(ApiError::not_found(&resource.group, &resource.plural, name)),
-        }
+        Err(WriteError::Stale) => Ok(None),
+        Err(_) => Err(ApiError::not_found(&resource.group, &resource.plural, name)),
     }
 }
 
@@ -124,15 +187,15 @@ fn check_identity(resource: &Resource, current: &Value, proposed: &Value) -> Res
     Ok(())
 }
 
-/// The object to store, or None if nothing would change.
-fn prepare(
-    api: &Api,
+/// What a request asks for: the part that it may change, filled in.
+fn propose(
     resource: &Resource,
     part: Part,
     current: &Value,
     proposed: Value,
-    writer: &mut Writer<'_>,
-) -> Result<Option<Value>> {
+    writer: &Writer<'_>,
+) -> Result<Value> {
+    check_identity(resource, current, &proposed)?;
     let mut next = compose(resource, part, current, proposed);
     keep_metadata(current, &mut next);
     if matches!(resource.schema, Schema::Builtin(_)) {
@@ -143,6 +206,21 @@ fn prepare(
     if part == Part::Object {
         admission::on_update(resource, current, &next, writer)?;
     }
+    Ok(next)
+}
+
+/// The object to store, or None if nothing would change.
+fn judged(
+    api: &Api,
+    resource: &Resource,
+    part: Part,
+    current: &Value,
+    mut next: Value,
+    writer: &mut Writer<'_>,
+) -> Result<Option<Value>> {
+    // What a webhook has done to it is undone.
+    keep_metadata(current, &mut next);
+    rbac::check_escalation(api, writer.user, resource, Some(current), &next)?;
     hooks::allocate(api, resource, &mut next, Some(current), writer.dry_run)?;
     validation::on_update(resource, current, &next, part, writer)?;
     if is_definition(resource) {

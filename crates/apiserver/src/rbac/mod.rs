@@ -3,10 +3,16 @@
 //! Three authorizers are asked in turn, and the first that allows ends it: membership of
 //! `system:masters`, the node authorizer, RBAC. Nothing is allowed by default.
 
+mod aggregate;
 mod bootstrap;
+mod escalation;
 mod node;
+mod system_roles;
+mod user_roles;
 
+pub use aggregate::refresh;
 pub use bootstrap::bootstrap;
+pub use escalation::check as check_escalation;
 
 use crate::{
     api::Api,
@@ -50,7 +56,7 @@ impl Decision {
 }
 
 /// Decides on a request.
-pub fn decide(api: &Api, user: &User, target: &Target) -> Decision {
+pub fn decide(api: &Api, user: &User, target: &Target<'_>) -> Decision {
     if user.is_in("system:masters") {
         return Decision::allow("");
     }
@@ -63,7 +69,7 @@ pub fn decide(api: &Api, user: &User, target: &Target) -> Decision {
 }
 
 /// Decides on a request; a refusal is the error that the client gets.
-pub fn authorize_request(api: &Api, user: &User, target: &Target) -> Result<()> {
+pub fn authorize_request(api: &Api, user: &User, target: &Target<'_>) -> Result<()> {
     if decide(api, user, target).allowed {
         return Ok(());
     }
@@ -92,42 +98,50 @@ pub fn authorize_request(api: &Api, user: &User, target: &Target) -> Result<()> 
     ))
 }
 
-fn by_rules(api: &Api, user: &User, target: &Target) -> Decision {
+fn by_rules(api: &Api, user: &User, target: &Target<'_>) -> Decision {
     let mut found = Decision::deny();
-    visit_bindings(api, user, &target.namespace, &mut |binding, role| {
-        if rules(role).iter().any(|rule| covers(rule, target)) {
-            found = Decision::allow(reason(binding));
-            return true;
-        }
-        false
-    });
+    visit_bindings(
+        api,
+        user,
+        &target.namespace,
+        &mut |binding, subject, role| {
+            if rules(role).iter().any(|rule| covers(rule, target)) {
+                found = Decision::allow(reason(binding, subject));
+                return true;
+            }
+            false
+        },
+    );
     found
 }
 
-fn reason(binding: &Value) -> String {
-    let role = format!(
-        "{} {:?}",
-        object::text(binding, "/roleRef/kind"),
-        object::text(binding, "/roleRef/name")
-    );
-    match object::namespace(binding) {
-        "" => format!(
-            "RBAC: allowed by ClusterRoleBinding {:?} of {role}",
-            object::name(binding)
-        ),
-        ns => format!(
-            "RBAC: allowed by RoleBinding {:?} of {role}",
-            format!("{}/{ns}", object::name(binding))
-        ),
-    }
+fn reason(binding: &Value, subject: &Value) -> String {
+    let (name, namespace) = (object::name(binding), object::namespace(binding));
+    let (kind, name) = match namespace {
+        "" => ("ClusterRoleBinding", name.to_string()),
+        namespace => ("RoleBinding", format!("{name}/{namespace}")),
+    };
+    let role = object::text(binding, "/roleRef/name");
+    let role_kind = object::text(binding, "/roleRef/kind");
+    let who = object::text(subject, "/name");
+    let subject = match object::text(subject, "/kind") {
+        "ServiceAccount" => {
+            let own = object::text(subject, "/namespace");
+            let place = if own.is_empty() { namespace } else { own };
+            format!("ServiceAccount {:?}", format!("{who}/{place}"))
+        }
+        kind => format!("{kind} {who:?}"),
+    };
+    format!("RBAC: allowed by {kind} {name:?} of {role_kind} {role:?} to {subject}")
 }
 
-/// Calls `visit` with each binding of the user and the role it names, until it answers true.
+/// Calls `visit` with each binding of the user, the subject that the user is in it, and the role
+/// it names, until it answers true.
 fn visit_bindings(
     api: &Api,
     user: &User,
     namespace: &str,
-    visit: &mut dyn FnMut(&Value, &Value) -> bool,
+    visit: &mut dyn FnMut(&Value, &Value, &Value) -> bool,
 ) {
     let mut places = vec![(CLUSTER_ROLE_BINDINGS, None)];
     if !namespace.is_empty() {
@@ -136,16 +150,14 @@ fn visit_bindings(
     for (storage, namespace) in places {
         for binding in api.store.list(storage, namespace).1 {
             let binding = binding.value();
+            let namespace = object::namespace(binding);
             let subjects = binding.get("subjects").and_then(Value::as_array);
-            if !subjects
-                .into_iter()
-                .flatten()
-                .any(|s| is_subject(s, user, object::namespace(binding)))
-            {
+            let mut subjects = subjects.into_iter().flatten();
+            let Some(subject) = subjects.find(|s| is_subject(s, user, namespace)) else {
                 continue;
-            }
-            if let Some(role) = role_of(api, binding)
-                && visit(binding, role.value())
+            };
+            if let Some(role) = role_by_reference(api, binding)
+                && visit(binding, subject, role.value())
             {
                 return;
             }
@@ -153,7 +165,8 @@ fn visit_bindings(
     }
 }
 
-fn role_of(api: &Api, binding: &Value) -> Option<Arc<object::Object>> {
+/// The role that a binding names.
+fn role_by_reference(api: &Api, binding: &Value) -> Option<Arc<object::Object>> {
     let name = object::text(binding, "/roleRef/name");
     let key = match object::text(binding, "/roleRef/kind") {
         "ClusterRole" => Key::new(&CLUSTER_ROLES.into(), "", name),
@@ -196,7 +209,7 @@ fn list<'a>(rule: &'a Value, key: &str) -> impl Iterator<Item = &'a str> {
 }
 
 /// Whether a rule covers a request.
-fn covers(rule: &Value, target: &Target) -> bool {
+fn covers(rule: &Value, target: &Target<'_>) -> bool {
     let verb = list(rule, "verbs").any(|v| v == "*" || v == target.verb);
     if !verb {
         return false;
@@ -236,15 +249,18 @@ pub fn rules_of(api: &Api, user: &User, namespace: &str) -> Value {
             resource.push(entry);
         }
     };
-    if user.is_in("system:masters") {
-        add(&json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
-        add(&json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
-    }
-    visit_bindings(api, user, namespace, &mut |_, role| {
+    visit_bindings(api, user, namespace, &mut |_, _, role| {
         rules(role).iter().for_each(&mut add);
         false
     });
-    json!({"resourceRules": resource, "nonResourceRules": plain, "incomplete": user.node().is_some()})
+    let mut status =
+        json!({"resourceRules": resource, "nonResourceRules": plain, "incomplete": false});
+    if user.node().is_some() {
+        status["incomplete"] = true.into();
+        let why = "node authorizer does not support user rule resolution";
+        status["evaluationError"] = why.into();
+    }
+    status
 }
 
 #[cfg(test)]
@@ -257,7 +273,7 @@ mod tests {
         resource: &str,
         subresource: &str,
         name: &str,
-    ) -> Target {
+    ) -> Target<'static> {
         Target {
             verb,
             is_resource: true,

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::sync::Arc;
 
 /// Whether node `node` may do this.
-pub fn allows(api: &Api, node: &str, target: &Target) -> bool {
+pub fn allows(api: &Api, node: &str, target: &Target<'_>) -> bool {
     if !target.is_resource {
         return false;
     }
@@ -41,7 +41,7 @@ pub fn allows(api: &Api, node: &str, target: &Target) -> bool {
     }
 }
 
-fn pods(api: &Api, node: &str, target: &Target) -> bool {
+fn pods(api: &Api, node: &str, target: &Target<'_>) -> bool {
     match target.verb {
         "get" | "delete" => runs(api, node, target),
         // Only a list that is limited to the node shows nothing of others.
@@ -57,7 +57,7 @@ fn pods_on(api: &Api, node: &str, namespace: &str) -> Vec<Arc<object::Object>> {
         .collect()
 }
 
-fn runs(api: &Api, node: &str, target: &Target) -> bool {
+fn runs(api: &Api, node: &str, target: &Target<'_>) -> bool {
     let pod = api
         .store
         .get(&Key::new(&"pods".into(), &target.namespace, &target.name));
@@ -65,14 +65,14 @@ fn runs(api: &Api, node: &str, target: &Target) -> bool {
     pod.is_none_or(|pod| object::text(pod.value(), "/spec/nodeName") == node)
 }
 
-fn uses_account(api: &Api, node: &str, target: &Target) -> bool {
+fn uses_account(api: &Api, node: &str, target: &Target<'_>) -> bool {
     pods_on(api, node, &target.namespace)
         .iter()
         .any(|pod| object::text(pod.value(), "/spec/serviceAccountName") == target.name)
 }
 
 /// Whether a pod of the node mentions the secret or config map.
-fn needed(api: &Api, node: &str, target: &Target) -> bool {
+fn needed(api: &Api, node: &str, target: &Target<'_>) -> bool {
     pods_on(api, node, &target.namespace).iter().any(|pod| {
         mentions(
             pod.value().get("spec").unwrap_or(&Value::Null),

@@ -70,7 +70,6 @@ const POD: &[&str] = &[
 const NO_CONTROLLER: &str =
     "stored, but no controller acts on this kind in this cluster: it creates no pods";
 const NO_STORAGE: &str = "stored, but this cluster provides no persistent storage";
-const NO_WEBHOOKS: &str = "stored, but this API server does not call admission webhooks";
 const NO_POLICIES: &str = "stored, but this API server does not evaluate admission policies";
 
 #[rustfmt::skip]
@@ -117,9 +116,9 @@ const ROWS: &[Row] = &[
     row("coordination.k8s.io", "v1", "Lease", "leases", true, NONE, NONE),
     row("events.k8s.io", "v1", "Event", "events", true, &["ev"], NONE),
     row("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration",
-        "mutatingwebhookconfigurations", false, NONE, NONE).inert(NO_WEBHOOKS),
+        "mutatingwebhookconfigurations", false, NONE, NONE),
     row("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration",
-        "validatingwebhookconfigurations", false, NONE, NONE).inert(NO_WEBHOOKS),
+        "validatingwebhookconfigurations", false, NONE, NONE),
     row("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy",
         "validatingadmissionpolicies", false, NONE, STATUS).inert(NO_POLICIES),
     row("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyBinding",

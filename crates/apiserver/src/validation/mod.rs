@@ -20,6 +20,7 @@ use crate::{
     ops::{Part, Writer},
     registry::{Resource, Schema},
     status::{ApiError, Cause, Result},
+    webhooks,
 };
 use serde_json::Value;
 
@@ -95,6 +96,9 @@ fn kind(resource: &Resource, value: &Value, current: Option<&Value>, causes: &mu
         ("batch", "Job") => batch::job(value, causes),
         ("batch", "CronJob") => batch::cron_job(value, causes),
         ("rbac.authorization.k8s.io", kind) => rbac(kind, value, causes),
+        ("admissionregistration.k8s.io", kind) if kind.ends_with("WebhookConfiguration") => {
+            webhooks::check(value, causes);
+        }
         ("apiextensions.k8s.io", _) => crd::check(value, current, causes),
         ("autoscaling", "HorizontalPodAutoscaler") => policy::autoscaler(value, causes),
         ("coordination.k8s.io", _) => policy::lease(value, causes),

@@ -150,11 +150,16 @@ fn schema_of<T: JsonSchema>() -> Value {
         .to_value()
 }
 
-/// Removes from a schema, and all schemas in it, what must not reach an API server.
+/// Removes from a schema, and all schemas in it, what must not reach an API server; gives numbers
+/// that may be texts the one form that it takes.
 fn clean(schema: &mut Value) {
     let Some(schema) = schema.as_object_mut() else {
         return;
     };
+    if schema.contains_key("x-kubernetes-int-or-string") {
+        let either = json!([{"type": "integer"}, {"type": "string"}]);
+        schema.insert("anyOf".to_owned(), either);
+    }
     for key in ["default", "nullable", "title"] {
         schema.remove(key);
     }

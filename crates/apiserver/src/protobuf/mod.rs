@@ -2,19 +2,24 @@
 //!
 //! Clients with generated types (kubectl 1.32 and later among them) send protobuf for built-in
 //! kinds and accept JSON answers, so the server decodes and never encodes. Clients write the zero
-//! values of plain Go fields: empty texts mean "not set", while zeros and empty messages stay.
+//! values of plain Go fields: those that Go's JSON leaves out are left out here too.
+
+#[cfg(test)]
+mod tests;
 
 use crate::{
     registry::builtin::type_name,
-    schema::{Scalar, Shape, Types, builtin_types},
+    schema::{Field, Scalar, Shape, Types, builtin_types},
     status::{ApiError, Result},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 
 const MAGIC: &[u8] = b"k8s\0";
-/// Deeper nesting than any kind has (a CRD schema, which nests freely, must come as JSON).
-const MAX_DEPTH: usize = 32;
+/// Deepest nesting, which only the schemas of CRDs come near to.
+const MAX_DEPTH: usize = 100;
+/// The type of schemas, and its fields that hold a schema or something else.
+const SCHEMA: &str = "apiextensions.v1.JSONSchemaProps";
 
 /// One field on the wire.
 enum Wire<'a> {
@@ -57,7 +62,7 @@ pub fn decode(bytes: &[u8]) -> Result<Value> {
         "DeleteOptions" => types.index("meta.v1.DeleteOptions"),
         _ => types.index(type_name(group, version, &kind)),
     };
-    let Some(index) = index.filter(|_| kind != "CustomResourceDefinition") else {
+    let Some(index) = index else {
         return Err(ApiError::unsupported_media_type(format!(
             "protobuf bodies of kind {kind:?} in {api_version:?} cannot be read here: send application/json"
         )));
@@ -142,17 +147,111 @@ fn message(
         if let (true, Shape::Message(inner), Wire::Bytes(b)) = (field.inline, &field.shape, &wire) {
             return message(types, *inner, b, into, depth + 1);
         }
+        if let (Some(other), Wire::Bytes(b)) = (other_than_schema(types, index, field), &wire) {
+            return schema_or(types, index, other, b, field, into, depth);
+        }
         match &field.shape {
             Shape::List(inner) => list(types, inner, wire, field.json, into, depth),
             Shape::Map(inner) => entry(types, inner, wire, field.json, into, depth),
             shape => {
-                if let Some(value) = single(types, shape, wire, depth)? {
+                if let Some(value) = single(types, shape, wire, depth)?
+                    && !(field.omit_zero && is_zero(&value))
+                {
                     into.insert(field.json.to_string(), value);
                 }
                 Ok(())
             }
         }
     })
+}
+
+/// What a field of a schema may hold instead of a schema.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Other {
+    Bool,
+    Schemas,
+    Texts,
+}
+
+fn other_than_schema(types: &Types, index: usize, field: &Field) -> Option<Other> {
+    if types.get(index).name != SCHEMA {
+        return None;
+    }
+    match field.json {
+        "items" => Some(Other::Schemas),
+        "additionalItems" | "additionalProperties" => Some(Other::Bool),
+        "dependencies" => Some(Other::Texts),
+        _ => None,
+    }
+}
+
+/// A schema, or something else; in the field `dependencies` a map entry with such a value.
+fn schema_or(
+    types: &Types,
+    index: usize,
+    other: Other,
+    bytes: &[u8],
+    field: &Field,
+    into: &mut Map<String, Value>,
+    depth: usize,
+) -> Read<()> {
+    if other != Other::Texts {
+        let value = either(types, index, other, bytes, depth)?;
+        into.insert(field.json.to_string(), value);
+        return Ok(());
+    }
+    let (mut key, mut value) = (String::new(), Value::Null);
+    each(bytes, &mut |number, wire| {
+        match (number, wire) {
+            (1, Wire::Bytes(b)) => key = text(b)?,
+            (2, Wire::Bytes(b)) => value = either(types, index, other, b, depth)?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let slot = into
+        .entry(field.json)
+        .or_insert_with(|| Value::Object(Map::new()));
+    if let Value::Object(map) = slot {
+        map.insert(key, value);
+    }
+    Ok(())
+}
+
+fn either(types: &Types, index: usize, other: Other, bytes: &[u8], depth: usize) -> Read<Value> {
+    let (mut schema, mut allows, mut list) = (None, false, Vec::new());
+    each(bytes, &mut |number, wire| {
+        let schema_in = |b| {
+            let mut map = Map::new();
+            message(types, index, b, &mut map, depth + 1)?;
+            Ok(Value::Object(map))
+        };
+        match (number, wire, other) {
+            (1, Wire::Varint(n), Other::Bool) => allows = n != 0,
+            (1, Wire::Bytes(b), Other::Schemas | Other::Texts) => schema = Some(schema_in(b)?),
+            (2, Wire::Bytes(b), Other::Bool) => schema = Some(schema_in(b)?),
+            (2, Wire::Bytes(b), Other::Schemas) => list.push(schema_in(b)?),
+            (2, Wire::Bytes(b), Other::Texts) => list.push(text(b)?.into()),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(match (list.is_empty(), schema, other) {
+        (false, _, _) => Value::Array(list),
+        (true, Some(schema), _) => schema,
+        (true, None, Other::Bool) => allows.into(),
+        (true, None, _) => Value::Null,
+    })
+}
+
+/// Whether a leaf is what Go's JSON leaves out.
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.is_empty(),
+        Value::Bool(yes) => !yes,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        _ => false,
+    }
 }
 
 fn list(
@@ -177,12 +276,7 @@ fn list(
         }
         return Ok(());
     }
-    let item = match (inner, &wire) {
-        // Empty texts count in lists.
-        (Shape::Scalar(Scalar::String), Wire::Bytes(b)) => text(b)?.into(),
-        _ => single(types, inner, wire, depth)?.unwrap_or_else(|| "".into()),
-    };
-    items.push(item);
+    items.push(single(types, inner, wire, depth)?.unwrap_or_default());
     Ok(())
 }
 
@@ -201,9 +295,6 @@ fn entry(
     each(bytes, &mut |number, wire| {
         match (number, wire) {
             (1, Wire::Bytes(b)) => key = text(b)?,
-            (2, Wire::Bytes(b)) if *inner == Shape::Scalar(Scalar::String) => {
-                value = Some(text(b)?.into());
-            }
             (2, wire) => value = single(types, inner, wire, depth)?,
             _ => {}
         }
@@ -213,6 +304,7 @@ fn entry(
         .entry(json.to_string())
         .or_insert_with(|| Value::Object(Map::new()));
     if let Value::Object(map) = slot {
+        // A text that is not there is an empty one.
         map.insert(key, value.unwrap_or_else(|| "".into()));
     }
     Ok(())
@@ -238,9 +330,7 @@ fn single(types: &Types, shape: &Shape, wire: Wire<'_>, depth: usize) -> Read<Op
         (Scalar::Int64, Wire::Varint(n)) => Ok(Some((n as i64).into())),
         (Scalar::Double, Wire::Fixed64(n)) => Ok(Some(f64::from_bits(n).into())),
         (Scalar::Double, Wire::Fixed32(n)) => Ok(Some(f64::from(f32::from_bits(n)).into())),
-        (Scalar::String, Wire::Bytes(b)) => {
-            Ok(Some(text(b)?).filter(|t| !t.is_empty()).map(Value::from))
-        }
+        (Scalar::String, Wire::Bytes(b)) => Ok(Some(text(b)?.into())),
         (Scalar::Bytes, Wire::Bytes(b)) => Ok(Some(STANDARD.encode(b).into())),
         (_, Wire::Bytes(b)) => special(scalar, b),
         _ => Err("a value has the wrong wire type"),
@@ -300,84 +390,4 @@ fn time(scalar: Scalar, seconds: i64, nanos: i64) -> Option<Value> {
         _ => "%Y-%m-%dT%H:%M:%SZ",
     };
     Some(at.strftime(format).to_string().into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    fn field(number: u32, body: &[u8]) -> Vec<u8> {
-        assert!(body.len() < 128 && number < 16);
-        let mut out = vec![(number as u8) << 3 | 2, body.len() as u8];
-        out.extend_from_slice(body);
-        out
-    }
-
-    fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
-        let meta = [field(1, api_version.as_bytes()), field(2, kind.as_bytes())].concat();
-        [MAGIC.to_vec(), field(1, &meta), field(2, raw)].concat()
-    }
-
-    #[test]
-    fn a_config_map() {
-        let metadata = [field(1, b"cm"), field(3, b""), field(8, &[])].concat();
-        let entry = [field(1, b"k"), field(2, b"v")].concat();
-        let raw = [field(1, &metadata), field(2, &entry)].concat();
-        let value = decode(&envelope("v1", "ConfigMap", &raw)).unwrap();
-        assert_eq!(
-            value,
-            json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "cm"}, "data": {"k": "v"}})
-        );
-    }
-
-    #[test]
-    fn inline_structs_and_specials() {
-        // Volume{name: "v", volumeSource: {emptyDir: {}}}
-        let volume = [field(1, b"v"), field(2, &field(2, &[]))].concat();
-        let raw = field(2, &field(1, &volume));
-        let value = decode(&envelope("v1", "Pod", &raw)).unwrap();
-        assert_eq!(
-            value["spec"]["volumes"],
-            json!([{"name": "v", "emptyDir": {}}])
-        );
-        // ServicePort{port: 80, targetPort: IntOrString{type: 1, strVal: "http"}}
-        let target = [vec![8, 1, 16, 0], field(3, b"http")].concat();
-        let port = [vec![24, 80], field(4, &target)].concat();
-        let value = decode(&envelope("v1", "Service", &field(2, &field(1, &port)))).unwrap();
-        assert_eq!(
-            value["spec"]["ports"],
-            json!([{"port": 80, "targetPort": "http"}])
-        );
-    }
-
-    #[test]
-    fn unknown_kinds_are_named() {
-        let e = decode(&envelope("example.com/v1", "Foo", &[])).unwrap_err();
-        assert_eq!(e.code, 415);
-        assert!(e.message.contains("Foo"));
-    }
-
-    proptest! {
-        #[test]
-        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode(&bytes);
-            let _ = decode(&envelope_any("v1", "Pod", &bytes));
-            let _ = decode(&envelope_any("apps/v1", "Deployment", &bytes));
-        }
-    }
-
-    fn envelope_any(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
-        let meta = [field(1, api_version.as_bytes()), field(2, kind.as_bytes())].concat();
-        let mut out = [MAGIC.to_vec(), field(1, &meta), vec![18]].concat();
-        let mut n = raw.len();
-        while n >= 128 {
-            out.push((n as u8 & 0x7f) | 0x80);
-            n >>= 7;
-        }
-        out.push(n as u8);
-        out.extend_from_slice(raw);
-        out
-    }
 }
