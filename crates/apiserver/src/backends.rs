@@ -18,7 +18,7 @@ pub async fn of_service(api: &Api, namespace: &str, name: &str, port: &str) -> R
     let service = api
         .store
         .get(&Key::new(&"services".into(), namespace, name));
-    let service = service.ok_or_else(|| ApiError::not_found("", "services", name))?;
+    let service = service.ok_or_else(|| ApiError::not_found("", "service", name))?;
     let service = service.value();
     let found = match object::text(service, "/spec/type") {
         "ExternalName" => outside(service, port).await,

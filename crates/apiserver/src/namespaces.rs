@@ -26,7 +26,7 @@ pub fn ensure(api: &Api, group: &str, version: &str, kind: &str, namespace: &str
         duplicates: Vec::new(),
     };
     if let Err(error) = ops::create_own(api, &resource, namespace, decoded, &mut writer)
-        && error.reason != "AlreadyExists"
+        && &*error.reason != "AlreadyExists"
     {
         tracing::warn!(kind, namespace, %error, "cannot create a default object");
     }

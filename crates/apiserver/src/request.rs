@@ -199,7 +199,7 @@ mod tests {
     use super::*;
     use http::Method;
 
-    fn parse(method: Method, url: &str) -> Target {
+    fn parse(method: Method, url: &str) -> Target<'_> {
         let (path, query) = url
             .split_once('?')
             .map_or((url, None), |(p, q)| (p, Some(q)));

@@ -5,7 +5,6 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use std::borrow::Cow;
 
 /// The result of serving a request.
 pub type Result<T, E = ApiError> = std::result::Result<T, E>;
@@ -17,7 +16,7 @@ pub struct ApiError {
     /// HTTP status, also `code` of the Status.
     pub code: StatusCode,
     /// Machine readable reason, such as `NotFound`.
-    pub reason: Cow<'static, str>,
+    pub reason: Box<str>,
     /// Text for people.
     pub message: String,
     /// `details` of the Status, or null.
@@ -372,8 +371,11 @@ impl ApiError {
 
     /// Not the client's fault.
     pub fn internal(message: impl Into<String>) -> Self {
-        let message = format!("Internal error occurred: {}", message.into());
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+        let why = message.into();
+        let message = format!("Internal error occurred: {why}");
+        let mut error = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message);
+        error.details = json!({"causes": [{"message": why}]});
+        error
     }
 
     /// The server is stopping or not ready yet.
@@ -393,7 +395,7 @@ impl ApiError {
         });
         if let Some(map) = v.as_object_mut() {
             if !self.reason.is_empty() {
-                map.insert("reason".into(), self.reason.clone().into());
+                map.insert("reason".into(), self.reason.as_ref().into());
             }
             if !self.details.is_null() {
                 map.insert("details".into(), self.details.clone());

@@ -90,16 +90,27 @@ fn wanted(headers: &HeaderMap) -> Result<Option<User>> {
     if !user.name.is_empty() {
         return Ok(Some(user));
     }
-    let alone = [
-        ("groups", !user.groups.is_empty()),
-        ("extras", !user.extra.is_empty()),
-        ("a uid", !user.uid.is_empty()),
-    ];
-    match alone.into_iter().find(|(_, is)| *is) {
-        None => Ok(None),
-        Some((what, _)) => Err(ApiError::internal(format!(
-            "requested {what} without impersonating a user: Impersonate-User is missing"
+    let alone: Vec<String> = attributes(&user)
+        .into_iter()
+        .skip(1)
+        .map(|(_, resource, part, _, name)| as_printed(resource, part, name))
+        .collect();
+    match alone.is_empty() {
+        true => Ok(None),
+        false => Err(ApiError::bad_request(format!(
+            "requested [{}] without impersonating a user",
+            alone.join(" ")
         ))),
+    }
+}
+
+/// An object reference as the real server prints it: kind, namespace, name, uid, version, resource
+/// version and path of the field.
+fn as_printed(resource: &str, part: &str, name: &str) -> String {
+    match resource {
+        "groups" => format!("{{Group  {name}    }}"),
+        "uids" => format!("{{UID  {name}  authentication.k8s.io/v1  }}"),
+        _ => format!("{{UserExtra  {name}  authentication.k8s.io/v1  {part}}}"),
     }
 }
 

@@ -5,14 +5,13 @@ use super::{
     subresources::{builtin, done},
 };
 use crate::{
-    http::{self as answer, Body},
+    http::Body,
     object,
     ops::{self, Part},
     registry::Resource,
     status::{ApiError, Cause, Result},
 };
-use ::http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
+use ::http::Response;
 use serde_json::{Value, json};
 use std::sync::Arc;
 

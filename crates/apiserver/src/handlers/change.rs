@@ -164,7 +164,7 @@ async fn apply(
                 return context.object(StatusCode::CREATED, resource, &created, &writer.warnings);
             }
             // Someone else was faster: merge into what they made.
-            Err(error) if error.reason == "AlreadyExists" => continue,
+            Err(error) if &*error.reason == "AlreadyExists" => continue,
             Err(error) => return Err(error),
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     selectors::LabelSelector,
     status::{ApiError, Result},
 };
-use ::http::{Request, Response, StatusCode};
+use ::http::{Request, Response};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -212,6 +212,7 @@ fn mark(context: &Context, resource: &Resource, name: &str, writer: &mut Writer<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ::http::StatusCode;
 
     fn budget(status: Value) -> Value {
         json!({"metadata": {"name": "b", "generation": 2}, "spec": {}, "status": status})

@@ -34,6 +34,7 @@ pub async fn create(
         true => body,
         false => json!({}),
     };
+    check_identity(&body, namespace, name)?;
     for (key, value) in [("name", name), ("namespace", namespace)] {
         object::set_metadata(&mut body, key, Some(value.into()));
     }
@@ -83,6 +84,24 @@ pub async fn create(
     let mut response = answer::value(StatusCode::CREATED, &body);
     answer::add_warnings(response.headers_mut(), &writer.warnings);
     Ok(response)
+}
+
+/// A request may say which account it is for, but not another one than its path.
+fn check_identity(body: &Value, namespace: &str, name: &str) -> Result<()> {
+    let differs = |own: &str, is: &str| !own.is_empty() && own != is;
+    if differs(object::namespace(body), namespace) {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    let own = object::name(body);
+    if differs(own, name) {
+        let why = "must match the service account name if specified";
+        let cause = Cause::invalid("metadata.name", &own.into(), why);
+        let (group, kind) = ("authentication.k8s.io", "TokenRequest");
+        return Err(ApiError::invalid(group, kind, name, vec![cause]));
+    }
+    Ok(())
 }
 
 fn token_seconds(body: &Value) -> Result<i64> {

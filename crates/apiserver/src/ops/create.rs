@@ -61,7 +61,9 @@ pub async fn create_shaped(
     let name = object::name(&draft.value).to_string();
     let attributes = Attributes::of("CREATE", resource, namespace, &name, writer);
     let mut warnings = Vec::new();
+    let drafted = draft.value.clone();
     draft.value = webhooks::mutated(api, &attributes, draft.value, None, &mut warnings).await?;
+    keep_own(resource, &drafted, &mut draft.value);
     let draft = draft.judged(api, resource, writer)?;
     let allowed = webhooks::validate(api, &attributes, Some(&draft.value), None, &mut warnings);
     let allowed = allowed.await;
@@ -73,6 +75,26 @@ pub async fn create_shaped(
             Err(error)
         }
     }
+}
+
+/// Puts back what is the server's to give: webhooks change neither identity nor status.
+fn keep_own(resource: &Resource, drafted: &Value, changed: &mut Value) {
+    for key in ["uid", "creationTimestamp", "generation"] {
+        let own = drafted.pointer(&format!("/metadata/{key}")).cloned();
+        object::set_metadata(changed, key, own);
+    }
+    if !gives_status(resource) {
+        let status = drafted.get("status").cloned();
+        if let Some(map) = changed.as_object_mut() {
+            map.shift_remove("status");
+            map.extend(status.map(|status| ("status".to_string(), status)));
+        }
+    }
+}
+
+/// A node comes with its status; everything else that has one gets it from a controller.
+fn gives_status(resource: &Resource) -> bool {
+    resource.is("", "Node") || !resource.has_subresource("status")
 }
 
 /// An object on its way into the store.
@@ -306,9 +328,7 @@ fn stamp(resource: &Resource, value: &mut Value) {
     object::set_metadata(value, "creationTimestamp", Some(object::now().into()));
     let generation = has_generation(resource).then(|| 1.into());
     object::set_metadata(value, "generation", generation);
-    // A node comes with its status; everything else gets it from a controller.
-    if resource.has_subresource("status")
-        && !resource.is("", "Node")
+    if !gives_status(resource)
         && let Some(map) = value.as_object_mut()
     {
         map.shift_remove("status");

@@ -221,7 +221,7 @@ fn schema_or(
 fn either(types: &Types, index: usize, other: Other, bytes: &[u8], depth: usize) -> Read<Value> {
     let (mut schema, mut allows, mut list) = (None, false, Vec::new());
     each(bytes, &mut |number, wire| {
-        let schema_in = |b| {
+        let schema_in = |b: &[u8]| -> Read<Value> {
             let mut map = Map::new();
             message(types, index, b, &mut map, depth + 1)?;
             Ok(Value::Object(map))

@@ -13,6 +13,7 @@ mod service;
 mod volumes;
 mod workload;
 
+pub use fields::selector as label_selector;
 pub use meta::{dns_label, dns_subdomain};
 
 use crate::{

@@ -19,17 +19,18 @@ const ANSWER_LIMIT: usize = 3 * 1024 * 1024;
 /// Sends a review and answers the body of the response. The error is what stands after
 /// "failed to call webhook: ".
 pub async fn call(api: &Api, hook: &Hook, review: &Value) -> Result<Vec<u8>, String> {
-    let url = url(hook)?;
-    let quoted = |why: String| format!("Post {:?}: {why}", url.as_str());
+    let text = url(hook);
+    let url = Url::parse(&text).map_err(|e| format!("parse {text:?}: {e}"))?;
+    let quoted = |why: String| format!("Post {text:?}: {why}");
     match tokio::time::timeout(hook.timeout, exchange(api, hook, &url, review)).await {
         Ok(result) => result.map_err(quoted),
         Err(_) => Err(quoted("context deadline exceeded".into())),
     }
 }
 
-/// The URL as errors show it: a service by its name.
-fn url(hook: &Hook) -> Result<Url, String> {
-    let text = match &hook.client.target {
+/// The URL as errors show it: a service by its name, with its port.
+fn url(hook: &Hook) -> String {
+    let base = match &hook.client.target {
         Target::Url(url) => url.clone(),
         Target::Service {
             namespace,
@@ -38,18 +39,14 @@ fn url(hook: &Hook) -> Result<Url, String> {
             port,
         } => format!("https://{name}.{namespace}.svc:{port}{path}"),
     };
-    let mut url = Url::parse(&text).map_err(|e| format!("parse {text:?}: {e}"))?;
-    let seconds = hook.timeout.as_secs();
-    url.query_pairs_mut()
-        .append_pair("timeout", &format!("{seconds}s"));
-    Ok(url)
+    format!("{base}?timeout={}s", hook.timeout.as_secs())
 }
 
 async fn exchange(api: &Api, hook: &Hook, url: &Url, review: &Value) -> Result<Vec<u8>, String> {
     let address = address(api, hook, url).await?;
     let stream = TcpStream::connect(address)
         .await
-        .map_err(|e| format!("dial tcp {address}: connect: {e}"))?;
+        .map_err(|e| format!("dial tcp {address}: connect: {}", reason(&e)))?;
     // One small message each way.
     let _ = stream.set_nodelay(true);
     let host = url
@@ -86,6 +83,18 @@ async fn exchange(api: &Api, hook: &Hook, url: &Url, review: &Value) -> Result<V
     let answer = answer.await;
     driver.abort();
     answer
+}
+
+/// In the words of Go, which people search for.
+fn reason(error: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "connection refused".into(),
+        ErrorKind::HostUnreachable => "no route to host".into(),
+        ErrorKind::NetworkUnreachable => "network is unreachable".into(),
+        ErrorKind::TimedOut => "connection timed out".into(),
+        _ => error.to_string(),
+    }
 }
 
 fn request(url: &Url, review: &Value) -> Result<Request<crate::http::Body>, String> {

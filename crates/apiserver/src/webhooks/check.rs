@@ -4,9 +4,8 @@ use super::hook::variables;
 use crate::{
     cel::{Program, Type},
     object,
-    selectors::LabelSelector,
     status::Cause,
-    validation::{dns_label, dns_subdomain},
+    validation::{dns_label, dns_subdomain, label_selector},
 };
 use serde_json::Value;
 use url::Url;
@@ -145,12 +144,7 @@ fn policies(hook: &Value, path: &str, causes: &mut Vec<Cause>) {
 
 fn selectors(hook: &Value, path: &str, causes: &mut Vec<Cause>) {
     for key in ["namespaceSelector", "objectSelector"] {
-        if let Some(selector) = hook.get(key)
-            && LabelSelector::from_object(selector).is_none()
-        {
-            let why = "not a valid selector operator";
-            causes.push(Cause::invalid(format!("{path}.{key}"), selector, why));
-        }
+        label_selector(hook.get(key), &format!("{path}.{key}"), causes);
     }
 }
 
@@ -270,7 +264,9 @@ fn conditions(hook: &Value, path: &str, causes: &mut Vec<Cause>) {
         }
         let why = match Program::compile(text, &variables()) {
             Err(why) => format!("compilation failed: {why}"),
-            Ok(program) if !program.result().fits(&Type::Bool) => "must evaluate to bool".into(),
+            Ok(program) if !program.result().fits(&Type::Bool) => {
+                format!("must evaluate to bool but got {}", program.result())
+            }
             Ok(_) => continue,
         };
         causes.push(Cause::invalid(at("expression"), &text.into(), &why));

@@ -10,6 +10,9 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+/// Versions of `AdmissionReview` that are spoken.
+const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+
 /// Whether webhooks may change objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
@@ -51,8 +54,8 @@ pub struct Hook {
     pub timeout: Duration,
     /// Whether it is asked again when a later one has changed the object.
     pub again: bool,
-    /// Whether it understands `AdmissionReview` of v1.
-    pub understands_v1: bool,
+    /// The first version of `AdmissionReview` that it understands and this server speaks.
+    pub version: Option<&'static str>,
     /// Where it is.
     pub client: ClientConfig,
 }
@@ -140,9 +143,9 @@ impl Hook {
                 .map(|effects| matches!(effects, "None" | "NoneOnDryRun")),
             timeout: Duration::from_secs(seconds.unwrap_or(10)),
             again: text("reinvocationPolicy") == "IfNeeded",
-            understands_v1: texts(value, "/admissionReviewVersions")
+            version: texts(value, "/admissionReviewVersions")
                 .iter()
-                .any(|v| v == "v1"),
+                .find_map(|own| VERSIONS.into_iter().find(|spoken| spoken == own)),
             client: ClientConfig::read(value.get("clientConfig").unwrap_or(&Value::Null)),
         }
     }

@@ -280,17 +280,21 @@ async fn exchange(
     if attributes.dry_run && hook.dry_run.is_none() {
         return Err("Webhook SideEffects is nil".into());
     }
-    if !hook.understands_v1 {
-        return Err("could not create admission objects: webhook does not accept the AdmissionReview version that this API server speaks (v1)".into());
-    }
+    let Some(version) = hook.version else {
+        return Err(
+            "could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)"
+                .into(),
+        );
+    };
     let shown =
         |value: Option<&Value>| value.map(|v| matching::shown(attributes, seen_as, v.clone()));
     let uid = uuid::Uuid::new_v4().to_string();
     let (object, old) = (shown(object), shown(old));
-    let review = review::review(attributes, seen_as, &uid, object.as_ref(), old.as_ref());
+    let asked = review::request(attributes, seen_as, &uid);
+    let review = review::review(version, asked, object.as_ref(), old.as_ref());
     let body = call::call(api, hook, &review)
         .await
         .map_err(|why| format!("failed to call webhook: {why}"))?;
-    review::read(&body, &uid, mutating)
+    review::read(&body, version, &uid, mutating)
         .map_err(|why| format!("received invalid webhook response: {why}"))
 }

@@ -40,16 +40,15 @@ pub fn request(attributes: &Attributes<'_>, seen_as: &Resource, uid: &str) -> Va
 
 /// The review that is sent.
 pub fn review(
-    attributes: &Attributes<'_>,
-    seen_as: &Resource,
-    uid: &str,
+    version: &str,
+    mut request: Value,
     object: Option<&Value>,
     old: Option<&Value>,
 ) -> Value {
-    let mut request = request(attributes, seen_as, uid);
     request["object"] = object.cloned().unwrap_or(Value::Null);
     request["oldObject"] = old.cloned().unwrap_or(Value::Null);
-    json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request})
+    let api_version = format!("admission.k8s.io/{version}");
+    json!({"kind": "AdmissionReview", "apiVersion": api_version, "request": request})
 }
 
 /// What a webhook has answered.
@@ -75,28 +74,31 @@ pub enum Decision {
     Refused(Value),
 }
 
-/// Reads an answer. The error says what is wrong with it.
-pub fn read(body: &[u8], uid: &str, mutating: bool) -> Result<Answer, String> {
+/// Reads an answer to a review of a version. The error says what is wrong with it.
+pub fn read(body: &[u8], version: &str, uid: &str, mutating: bool) -> Result<Answer, String> {
     let review: Value = serde_json::from_slice(body)
         .map_err(|e| format!("couldn't get version/kind; json parse error: {e}"))?;
     let text = |pointer: &str| object::text(&review, pointer);
     let Some(response) = review.get("response").filter(|r| r.is_object()) else {
         return Err("webhook response was absent".into());
     };
-    let found = text("/response/uid");
-    if found != uid {
-        return Err(format!("expected response.uid={uid:?}, got {found:?}"));
-    }
-    let (version, kind) = (text("/apiVersion"), text("/kind"));
-    if (version, kind) != ("admission.k8s.io/v1", "AdmissionReview") {
-        return Err(format!(
-            "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {version}, Kind={kind}"
-        ));
+    // The old version asked for neither.
+    if version != "v1beta1" {
+        let found = text("/response/uid");
+        if found != uid {
+            return Err(format!("expected response.uid={uid:?}, got {found:?}"));
+        }
+        let (version, kind) = (text("/apiVersion"), text("/kind"));
+        if (version, kind) != ("admission.k8s.io/v1", "AdmissionReview") {
+            return Err(format!(
+                "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {version}, Kind={kind}"
+            ));
+        }
     }
     let warnings = response.get("warnings").and_then(Value::as_array);
     let annotations = response.get("auditAnnotations").and_then(Value::as_object);
     let texts = |(k, v): (&String, &Value)| (k.clone(), v.as_str().unwrap_or_default().to_string());
-    let patch = patch(response, mutating)?;
+    let patch = patch(response, version, mutating)?;
     let allowed = response.get("allowed") == Some(&Value::Bool(true));
     Ok(Answer {
         warnings: warnings
@@ -113,7 +115,7 @@ pub fn read(body: &[u8], uid: &str, mutating: bool) -> Result<Answer, String> {
     })
 }
 
-fn patch(response: &Value, mutating: bool) -> Result<Option<Value>, String> {
+fn patch(response: &Value, version: &str, mutating: bool) -> Result<Option<Value>, String> {
     let text = |key: &str| object::text(response, &format!("/{key}"));
     let (patch, kind) = (
         text("patch"),
@@ -121,22 +123,26 @@ fn patch(response: &Value, mutating: bool) -> Result<Option<Value>, String> {
     );
     match (mutating, patch, kind) {
         (_, "", None) => Ok(None),
+        (true, patch, None) if version == "v1beta1" => patch_of(patch),
         (false, "", Some(_)) => Err("validating webhook may not return response.patchType".into()),
         (false, _, _) => Err("validating webhook may not return response.patch".into()),
         (true, "", Some(_)) => {
             Err("webhook returned response.patchType but not response.patch".into())
         }
         (true, _, None) => Err("webhook returned response.patch but not response.patchType".into()),
-        (true, patch, Some("JSONPatch")) => {
-            let bytes = STANDARD
-                .decode(patch)
-                .map_err(|e| format!("response.patch is not base64: {e}"))?;
-            let patch: Value = serde_json::from_slice(&bytes)
-                .map_err(|e| format!("received undecodable patch in webhook response: {e}"))?;
-            Ok(Some(patch).filter(|p| p.as_array().is_none_or(|list| !list.is_empty())))
-        }
+        (true, patch, Some("JSONPatch")) => patch_of(patch),
         (true, _, Some(other)) => Err(format!("unsupported patch type {other:?}")),
     }
+}
+
+/// The patch in base64, unless it does nothing.
+fn patch_of(text: &str) -> Result<Option<Value>, String> {
+    let bytes = STANDARD
+        .decode(text)
+        .map_err(|e| format!("response.patch is not base64: {e}"))?;
+    let patch: Value = serde_json::from_slice(&bytes)
+        .map_err(|e| format!("received undecodable patch in webhook response: {e}"))?;
+    Ok(Some(patch).filter(|p| p.as_array().is_none_or(|list| !list.is_empty())))
 }
 
 /// A refusal as the client sees it.
@@ -173,7 +179,7 @@ mod tests {
     }
 
     fn read_value(value: &Value, mutating: bool) -> Result<Answer, String> {
-        read(value.to_string().as_bytes(), "u", mutating)
+        read(value.to_string().as_bytes(), "v1", "u", mutating)
     }
 
     #[test]
@@ -233,11 +239,19 @@ mod tests {
                 .unwrap_err()
                 .contains("expected webhook response of")
         );
-        assert!(read(b"no", "u", true).is_err());
+        assert!(read(b"no", "v1", "u", true).is_err());
         assert_eq!(
-            read(b"{}", "u", true).unwrap_err(),
+            read(b"{}", "v1", "u", true).unwrap_err(),
             "webhook response was absent"
         );
+    }
+
+    #[test]
+    fn the_old_version_says_less() {
+        let old = json!({"response": {"allowed": true, "patch": STANDARD.encode(r#"[{"op":"remove","path":"/a"}]"#)}});
+        let found = read(old.to_string().as_bytes(), "v1beta1", "u", true).unwrap();
+        let change = json!([{"op": "remove", "path": "/a"}]);
+        assert_eq!(found.decision, Decision::Changed(change));
     }
 
     #[test]

@@ -144,7 +144,11 @@ async fn tokens_are_bound_to_audience_and_pod() {
             .contains(&json!("system:serviceaccounts:default"))
     );
     let status = review(&cluster, &text, json!([])).await;
-    assert_eq!(status["authenticated"], false, "not for the API server");
+    assert_eq!(
+        status["authenticated"],
+        Value::Null,
+        "not for the API server"
+    );
     let client = cluster.with_token(&text).await;
     send(&client, "GET", "/version", "application/json", "")
         .await
@@ -154,7 +158,7 @@ async fn tokens_are_bound_to_audience_and_pod() {
         .await
         .ok();
     let status = review(&cluster, &text, json!(["some-ca"])).await;
-    assert_eq!(status["authenticated"], false);
+    assert_eq!(status["authenticated"], Value::Null);
     assert!(
         status["error"]
             .as_str()
@@ -272,7 +276,21 @@ async fn nodes_see_their_own_pods_alone() {
     );
     // Tokens only for pods that run there, and bound to them.
     let path = format!("{ACCOUNTS}/app/token");
-    let bound = |name: &str| json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": name}}});
+    let uid = async |name: &str| {
+        let pod = cluster.get(&format!("{PODS}/{name}")).await.ok();
+        pod["metadata"]["uid"].clone()
+    };
+    let (here, there) = (uid("here").await, uid("there").await);
+    let bound = |name: &str| {
+        let uid = if name == "here" { &here } else { &there };
+        json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": name, "uid": uid}}})
+    };
+    let without =
+        json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "here"}}});
+    let why = try_it("POST", &path, without)
+        .await
+        .refused(403, "Forbidden");
+    assert!(why.ends_with("without a uid"), "{why}");
     assert_eq!(try_it("POST", &path, bound("here")).await.code, 201);
     try_it("POST", &path, bound("there"))
         .await

@@ -329,16 +329,12 @@ async fn dry_run_does_everything_but_write() {
 #[tokio::test]
 async fn what_nothing_acts_on_says_so() {
     let cluster = Cluster::start().await;
-    let webhook = json!({"metadata": {"name": "w"}, "webhooks": []});
-    let answer = cluster
-        .post(
-            "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
-            &webhook,
-        )
-        .await;
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "1"}}});
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let answer = cluster.post(quotas, &quota).await;
     assert_eq!(answer.code, 201);
     assert!(
-        answer.warnings[0].contains("does not call admission webhooks"),
+        answer.warnings[0].contains("quotas are not enforced"),
         "{:?}",
         answer.warnings
     );

@@ -33,6 +33,7 @@ macro_rules! areas {
 
 areas! {
     access,
+    admission,
     apply,
     crds,
     custom,

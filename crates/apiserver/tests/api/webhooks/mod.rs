@@ -190,7 +190,7 @@ async fn a_webhook_that_does_not_answer_refuses_unless_its_policy_says_otherwise
         (program.at("/nonsense"), "received invalid webhook response: webhook response was absent".into()),
         (stranger, format!("failed to call webhook: {}: tls: failed to verify certificate", url("/allow"))),
         (nobody, format!("failed to call webhook: Post \"https://{free}/x?timeout=1s\": dial tcp {free}: connect:")),
-        (program.behind("missing", "/a"), "failed to call webhook: Post \"https://missing.default.svc:443/a?timeout=1s\": services \"missing\" not found".into()),
+        (program.behind("missing", "/a"), "failed to call webhook: Post \"https://missing.default.svc:443/a?timeout=1s\": service \"missing\" not found".into()),
     ];
     for (i, (client, why)) in cases.iter().enumerate() {
         for kind in ["validating", "mutating"] {
@@ -394,13 +394,8 @@ async fn rules_and_selectors_say_which_requests_concern_a_webhook() {
     ];
     for (i, (more, expected)) in cases.iter().enumerate() {
         let name = format!("c{i}");
-        let answer = configure(
-            &cluster,
-            "validating",
-            &name,
-            &[hook(&program.at("/allow"), more)],
-        );
-        answer.await.ok();
+        let hooks = [hook(&program.at("/allow"), more)];
+        configure(&cluster, "validating", &name, &hooks).await.ok();
         let namespace = json!({"metadata": {"name": format!("n{i}"), "labels": {"team": "yes"}}});
         let requests = [
             (CONFIG_MAPS, config_map("a")),
@@ -479,14 +474,15 @@ async fn deletions_are_admitted_with_the_object_that_goes() {
     validating(&cluster, &[hook(&program.at("/deny"), &keep)]).await;
     let one = format!("{CONFIG_MAPS}/a");
     let options = json!({"propagationPolicy": "Background"}).to_string();
-    let message = cluster
+    let refusal = cluster
         .send("DELETE", &one, "application/json", options)
-        .await
-        .refused(400, "");
-    assert!(
-        message.ends_with("denied the request: not today"),
-        "{message}"
+        .await;
+    assert_eq!(refusal.code, 400);
+    assert_eq!(
+        refusal.body["message"],
+        "admission webhook \"hook.test.example\" denied the request: not today"
     );
+    assert_eq!(refusal.body["reason"], Value::Null);
     let asked = program.asked();
     assert_eq!(asked[0].1["object"], Value::Null);
     assert_eq!(asked[0].1["oldObject"]["metadata"]["name"], "a");
@@ -700,23 +696,35 @@ async fn a_webhook_is_reached_through_its_service() {
     mutating(&cluster, &[hook(&client, &json!({}))]).await;
     let message = create(&cluster, "a").await.refused(500, "InternalError");
     assert!(
-        message.ends_with("services \"hooks\" not found"),
+        message.ends_with("service \"hooks\" not found"),
         "{message}"
     );
-    // The name in the certificate is the service's, wherever it leads.
     let services = "/api/v1/namespaces/default/services";
-    let service = json!({"metadata": {"name": "hooks"}, "spec": {"ports": [{"port": 443}]}});
-    cluster.post(services, &service).await.ok();
+    let service = |spec: Value| json!({"metadata": {"name": "hooks"}, "spec": spec});
+    let ports = json!([{"port": 443}]);
+    let plain = service(json!({ "ports": ports }));
+    cluster.post(services, &plain).await.ok();
     let message = create(&cluster, "a").await.refused(500, "InternalError");
     assert!(
         message.ends_with("no endpoints available for service \"hooks\""),
         "{message}"
     );
-    let slice = json!({"metadata": {"name": "hooks", "labels": {"kubernetes.io/service-name": "hooks"}},
-        "addressType": "IPv4", "ports": [{"name": "", "port": program.port}],
-        "endpoints": [{"addresses": ["127.0.0.1"]}]});
-    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
-    cluster.post(slices, &slice).await.ok();
+    // The name in the certificate is the service's, wherever it leads: here to this machine, whose
+    // addresses endpoints cannot have.
+    let one = format!("{services}/hooks");
+    cluster
+        .send("DELETE", &one, "application/json", "")
+        .await
+        .ok();
+    let outside = json!({"type": "ExternalName", "externalName": "localhost"});
+    cluster.post(services, &service(outside)).await.ok();
+    let client = program.behind_port("hooks", "/label/seen", program.port);
+    let one = format!("{CONFIGURATIONS}/mutatingwebhookconfigurations/m");
+    cluster
+        .send("DELETE", &one, "application/json", "")
+        .await
+        .ok();
+    mutating(&cluster, &[hook(&client, &json!({}))]).await;
     let made = create(&cluster, "a").await.ok();
     assert_eq!(made["metadata"]["labels"]["seen"], "yes");
     let asked = program.paths();

@@ -66,7 +66,12 @@ impl Program {
 
     /// How a configuration names a service that leads to it.
     pub fn behind(&self, service: &str, path: &str) -> Value {
-        json!({"service": {"name": service, "namespace": "default", "path": path}, "caBundle": self.ca})
+        self.behind_port(service, path, 443)
+    }
+
+    /// The same, at a port of the service.
+    pub fn behind_port(&self, service: &str, path: &str, port: u16) -> Value {
+        json!({"service": {"name": service, "namespace": "default", "path": path, "port": port}, "caBundle": self.ca})
     }
 
     /// What it was asked since the last time, by path.
