@@ -70,6 +70,7 @@ pub async fn a_pod_from_start_to_end(cluster: &Cluster) {
     let processes = processes_of(&uid);
     assert!(processes.len() >= 2, "{processes:?}");
     let own_net = std::fs::read_link("/proc/self/ns/net").unwrap();
+    let mut seen = 0;
     for (pid, cgroup) in &processes {
         assert!(
             cgroup.contains(&format!(
@@ -78,11 +79,13 @@ pub async fn a_pod_from_start_to_end(cluster: &Cluster) {
             )),
             "{cgroup}"
         );
-        assert_ne!(
-            std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap(),
-            own_net
-        );
+        // One of the short-lived ones may be gone by now.
+        if let Ok(net) = std::fs::read_link(format!("/proc/{pid}/ns/net")) {
+            assert_ne!(net, own_net);
+            seen += 1;
+        }
     }
+    assert!(seen > 0, "{processes:?}");
     cluster.delete("whole").await;
     cluster.until_gone("whole").await;
     let left: Vec<String> = processes_of(&uid)
