@@ -2,7 +2,7 @@
 
 use crate::{
     api::Api,
-    object,
+    node_restriction, object,
     ops::Writer,
     registry::Resource,
     status::{ApiError, Result},
@@ -18,8 +18,13 @@ pub fn on_create(
     api: &Api,
     resource: &Resource,
     value: &mut Value,
-    _writer: &mut Writer<'_>,
+    writer: &Writer<'_>,
 ) -> Result<()> {
+    if resource.is("", "Node")
+        && let Some(node) = writer.user.node()
+    {
+        node_restriction::on_create(node, value)?;
+    }
     if resource.is("", "Pod") {
         priority(api, value)?;
         service_account(api, value)?;
@@ -38,37 +43,7 @@ pub fn on_update(
     if resource.is("", "Node")
         && let Some(node) = writer.user.node()
     {
-        node_restriction(node, current, next)?;
-    }
-    Ok(())
-}
-
-/// The plugin `NodeRestriction`: a node that was broken into cannot draw pods to itself by its
-/// own labels, nor drop its taints.
-fn node_restriction(node: &str, current: &Value, next: &Value) -> Result<()> {
-    let reserved = |value: &Value| -> Vec<(String, Value)> {
-        let labels = value.pointer("/metadata/labels").and_then(Value::as_object);
-        labels
-            .into_iter()
-            .flatten()
-            .filter(|(key, _)| {
-                let domain = key.split('/').next().unwrap_or_default();
-                domain == "node-restriction.kubernetes.io"
-                    || domain.ends_with(".node-restriction.kubernetes.io")
-                    || domain == "node-role.kubernetes.io"
-            })
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect()
-    };
-    let forbidden = |what: &str| {
-        let why = format!("node {node:?} is not allowed to modify {what}");
-        ApiError::forbidden("", "nodes", object::name(current), &why)
-    };
-    if reserved(current) != reserved(next) {
-        return Err(forbidden("labels that are reserved for administrators"));
-    }
-    if current.pointer("/spec/taints") != next.pointer("/spec/taints") {
-        return Err(forbidden("taints"));
+        node_restriction::on_update(node, current, next)?;
     }
     Ok(())
 }

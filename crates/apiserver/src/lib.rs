@@ -30,6 +30,7 @@ mod http;
 pub mod kubeconfig;
 mod kubelet;
 mod namespaces;
+mod node_restriction;
 mod object;
 mod openapi;
 mod ops;
@@ -53,4 +54,5 @@ mod views;
 mod watch;
 mod webhooks;
 
+pub use node_restriction::may_set as node_may_set_label;
 pub use server::{Builder, Handle, Server, StartError};

@@ -32,6 +32,7 @@ mod guardian;
 mod init;
 mod kind;
 mod kubeconfig;
+mod kubernetes;
 mod mounts;
 mod network;
 mod node;

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::credentials;
 use crate::error::{Doing, LocalError, Result, file};
+use crate::kubernetes;
 use crate::spawn;
 use crate::state::Folder;
 use crate::system;
@@ -40,6 +41,10 @@ pub(crate) fn api_server(arguments: &[String]) -> Result<()> {
     let inside = TcpListener::from(spawn::inherited(arguments.get(2), "the inner listener")?);
     let cluster = folder.cluster()?;
     run(async move {
+        if let Some(programs) = &cluster.kubernetes {
+            let listeners = vec![outside, inside];
+            return kubernetes::serve(&folder, &cluster, programs, listeners).await;
+        }
         let pki = credentials::load(&folder, &cluster)?;
         let handle = Server::builder()
             .pki(pki)
@@ -75,6 +80,7 @@ pub(crate) fn controllers(arguments: &[String]) -> Result<()> {
                 .map(|family| cluster.addresses().balancers(*family))
                 .collect(),
             pod_subnets: cluster.pod_subnets.clone(),
+            only_addresses: cluster.kubernetes.is_some(),
             ..ControllersConfig::default()
         };
         let proxy = ServiceProxyConfig {

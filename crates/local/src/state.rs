@@ -35,6 +35,9 @@ pub(crate) struct Cluster {
     /// As many, in the same order.
     pub(crate) service_subnets: Vec<IpNet>,
     pub(crate) nodes: Vec<NodeRecord>,
+    /// A folder with the programs of a real control plane, which then takes
+    /// the place of ours.
+    pub(crate) kubernetes: Option<PathBuf>,
     /// The kubeconfig that has a context for this cluster, beside our own.
     pub(crate) kubeconfig: Option<PathBuf>,
     /// When it was made, seconds since 1970.

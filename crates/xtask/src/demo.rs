@@ -1,7 +1,7 @@
 //! The walk: one cluster, one mesh, Bookinfo, from plaintext to mutual TLS and back. Every command is
 //! printed as a user would type it, with its output, and every step checks what it claims.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ambit_testkit::Snapshot;
@@ -22,6 +22,9 @@ pub struct Args {
     /// Name of the cluster
     #[arg(long, default_value = "demo")]
     name: String,
+    /// Put a real Kubernetes control plane in the place of ours (needs Go, see docs/testing.md)
+    #[arg(long)]
+    kubernetes: bool,
     /// Leave out the step that enrolls the namespace: shows that the checks can fail
     #[arg(long)]
     without_enrolment: bool,
@@ -34,6 +37,8 @@ type Step = (&'static str, fn(&Walk) -> anyhow::Result<String>);
 pub struct Walk {
     shell: Shell,
     name: String,
+    /// The folder with the programs of a real control plane.
+    kubernetes: Option<PathBuf>,
 }
 
 /// Walks. Returns whether every check held.
@@ -43,9 +48,14 @@ pub struct Walk {
 pub fn run(root: &Path, args: &Args) -> anyhow::Result<bool> {
     let folder = std::env::temp_dir().join(format!("ambit-demo-{}", std::process::id()));
     std::fs::create_dir_all(&folder).context("cannot make a folder for the demo")?;
+    let kubernetes = match args.kubernetes {
+        true => Some(crate::kube::programs(root)?),
+        false => None,
+    };
     let walk = Walk {
         shell: Shell::new(root, &folder)?,
         name: args.name.clone(),
+        kubernetes,
     };
     println!("This demo uses {}.", walk.shell.kubectl_name());
     let before = Snapshot::take()?;

@@ -262,6 +262,14 @@ async fn nodes_see_their_own_pods_alone() {
             .code,
         201
     );
+    let role = json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}});
+    let why = try_it("PATCH", "/api/v1/nodes/n1", role)
+        .await
+        .refused(403, "Forbidden");
+    assert!(
+        why.ends_with("modify labels: node-role.kubernetes.io/control-plane"),
+        "{why}"
+    );
     try_it("PATCH", "/api/v1/nodes/n2/status", json!({}))
         .await
         .refused(403, "Forbidden");

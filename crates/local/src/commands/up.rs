@@ -42,6 +42,9 @@ pub(super) struct Args {
     /// Seconds to wait for nodes and DNS to be ready; 0 does not wait
     #[arg(long, default_value_t = 60)]
     wait: u64,
+    /// Run a real Kubernetes control plane from a folder with its programs (see docs/testing.md), in place of ours
+    #[arg(long, value_name = "FOLDER")]
+    kubernetes: Option<PathBuf>,
     /// Print the result as JSON or YAML
     #[arg(long, short = 'o')]
     output: Option<Format>,
@@ -64,13 +67,14 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let name = name.unwrap_or_else(|| super::DEFAULT_NAME.to_owned());
     check_name(&name)?;
     preflight::check()?;
+    let kubernetes = args.kubernetes.as_deref().map(programs).transpose()?;
     let state = State::from_env();
     let folder = state.folder(&name);
     let progress = Progress::start(&format!("Creating cluster {name:?} ..."));
     let cluster = {
         let _lock = state.lock()?;
         make_room(&folder, &name)?;
-        start(&folder, &name, config, &progress)?
+        start(&folder, &name, config, kubernetes, &progress)?
     };
     finish(&folder, &cluster, args, &progress).inspect_err(|_| {
         // Half a cluster helps nobody.
@@ -112,6 +116,14 @@ fn read_config(path: Option<&Path>) -> Result<Config> {
     Ok(Config::parse(&text)?)
 }
 
+/// The folder as every part of the cluster finds it.
+fn programs(folder: &Path) -> Result<PathBuf> {
+    let folder = folder.canonicalize().map_err(file("finding", folder))?;
+    let server = folder.join("kube-apiserver");
+    std::fs::metadata(&server).map_err(file("finding", server))?;
+    Ok(folder)
+}
+
 /// A living cluster of that name is in the way; what is left of a dead one is
 /// removed.
 fn make_room(folder: &Folder, name: &str) -> Result<()> {
@@ -125,7 +137,13 @@ fn make_room(folder: &Folder, name: &str) -> Result<()> {
     }
 }
 
-fn start(folder: &Folder, name: &str, config: Config, progress: &Progress) -> Result<Cluster> {
+fn start(
+    folder: &Folder,
+    name: &str,
+    config: Config,
+    kubernetes: Option<PathBuf>,
+    progress: &Progress,
+) -> Result<Cluster> {
     let wanted = SocketAddr::new(config.api_address, config.api_port);
     let listener = TcpListener::bind(wanted).doing(format!(
         "listening for API clients on {wanted} (networking.apiServerAddress and apiServerPort must \
@@ -139,6 +157,7 @@ fn start(folder: &Folder, name: &str, config: Config, progress: &Progress) -> Re
         pod_subnets: config.pod_subnets.clone(),
         service_subnets: config.service_subnets.clone(),
         nodes: node_records(name, &config),
+        kubernetes,
         kubeconfig: kubeconfig::default_path(),
         created: jiff::Timestamp::now().as_second(),
     };

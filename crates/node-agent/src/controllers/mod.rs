@@ -58,6 +58,10 @@ pub struct ControllersConfig {
     /// Where nodes without `podCIDRs` get them from, a /24 or /64 each; without
     /// any, somebody else gives them.
     pub pod_subnets: Vec<IpNet>,
+    /// Whether somebody else turns workloads into pods and services into
+    /// endpoints (kube-controller-manager, kube-scheduler), so that only
+    /// addresses are given: those of load balancers and of nodes' pods.
+    pub only_addresses: bool,
     /// A node that has not renewed its lease for so long is `NotReady`.
     pub node_grace_period: Duration,
 }
@@ -67,10 +71,14 @@ impl Default for ControllersConfig {
         Self {
             load_balancer_ranges: Vec::new(),
             pod_subnets: Vec::new(),
+            only_addresses: false,
             node_grace_period: Duration::from_secs(40),
         }
     }
 }
+
+/// The controllers that Kubernetes leaves to its surroundings.
+const ADDRESSES: [&str; 2] = ["load-balancer", "pod-addresses"];
 
 type Worker = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -130,6 +138,9 @@ pub async fn run(client: Client, config: ControllersConfig) -> Result<(), Contro
     ];
     let mut tasks = JoinSet::new();
     for (name, worker) in workers {
+        if config.only_addresses && !ADDRESSES.contains(&name) {
+            continue;
+        }
         tasks.spawn(async move {
             worker.await;
             name

@@ -45,8 +45,11 @@ const CURL: &str = "kubectl exec -n bookinfo deploy/curl -- curl -s --max-time 1
 const REQUESTS: usize = 12;
 
 fn cluster_up(walk: &Walk) -> anyhow::Result<String> {
-    walk.shell
-        .show(&format!("ambit local up --name {}", walk.name))?;
+    let mut up = format!("ambit local up --name {}", walk.name);
+    if let Some(folder) = &walk.kubernetes {
+        up.push_str(&format!(" --kubernetes {}", folder.display()));
+    }
+    walk.shell.show(&up)?;
     let nodes = walk.shell.show("kubectl get nodes")?;
     let ready = nodes
         .lines()
