@@ -34,6 +34,10 @@ kube-api: ## The API cases against the real Kubernetes (needs Go; RECORD=1 write
 	$(CARGO) build --workspace --bin ambit-xtask
 	$(XTASK) kube api $(if $(RECORD),--record) $(CASES)
 
+.PHONY: kube-mixed
+kube-mixed: build ## The demo on a real Kubernetes control plane with our nodes (needs Go)
+	$(XTASK) demo --kubernetes --name mixed
+
 .PHONY: lint
 lint: ## Format, clippy with warnings denied, tidy
 	$(CARGO) fmt --all --check
@@ -45,7 +49,7 @@ bench: setup ## Benchmarks of the data path, side by side (writes target/bench/l
 	$(CARGO) run --profile dist --package ambit-bench -- $(BENCH_ARGS)
 
 .PHONY: nightly
-nightly: lint test demo bench ## Everything, the long suites included
+nightly: lint test demo kube-api kube-mixed bench ## Everything, the long suites included
 
 .PHONY: clean
 clean: ## Remove build output

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use ambit_apiserver::node_may_set_label;
 use ambit_node_agent::catalogue::Catalogue;
 use ambit_node_agent::kubelet::{
     self, API_SERVER_CLIENT, CniConfig, KubeletConfig, PrimaryNetwork, ServerConfig,
@@ -35,13 +36,11 @@ use crate::kind::Role;
 use crate::mounts;
 use crate::network::{End, Network, be_router, block_on};
 use crate::parts::ending;
-use crate::state::{Cluster, Folder};
+use crate::state::{CONTROL_PLANE, Cluster, Folder};
 use crate::{credentials, parts};
 
 /// The interface of a node.
 const INTERFACE: &str = "eth0";
-/// The label and the taint of control planes.
-const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
 /// Everything that a node is told at its start, over its standard input: the
 /// cluster's folder may not be visible on it.
@@ -60,6 +59,7 @@ pub(crate) struct NodeStart {
     role: Role,
     /// Whether ordinary pods stay away.
     reserved: bool,
+    /// Those that a node may give itself; `system` gives it the others.
     labels: BTreeMap<String, String>,
     program: PathBuf,
     cgroup: String,
@@ -101,7 +101,11 @@ impl NodeStart {
             dns: cluster.dns(),
             role: record.role,
             reserved: record.role == Role::ControlPlane && cluster.nodes.len() > 1,
-            labels: record.labels.clone(),
+            labels: record
+                .all_labels()
+                .into_iter()
+                .filter(|(key, _)| node_may_set_label(key))
+                .collect(),
             program: cluster.program.clone(),
             cgroup: format!("/{}/{}", cluster.cgroup(), record.name),
             kubeconfig: read(&record.name)?,
@@ -252,10 +256,8 @@ impl NodeStart {
             part: "the node agent".to_owned(),
             reason: error.to_string(),
         };
-        let mut labels = self.labels.clone();
         let mut taints = Vec::new();
         if self.role == Role::ControlPlane {
-            labels.insert(CONTROL_PLANE.to_owned(), String::new());
             let effect = "NoSchedule".to_owned();
             let taint = Taint {
                 key: CONTROL_PLANE.to_owned(),
@@ -271,7 +273,7 @@ impl NodeStart {
             client: parts::client(&self.kubeconfig).await?,
             node_ips: self.addresses.clone(),
             pod_cidrs: self.pods.clone(),
-            labels,
+            labels: self.labels.clone(),
             taints,
             version: parts::VERSION.to_owned(),
             state_dir: "/var/lib/kubelet".into(),

@@ -90,9 +90,10 @@ pub(crate) fn controllers(arguments: &[String]) -> Result<()> {
         system::deploy(&client, &cluster).await?;
         tokio::select! {
             end = controllers::run(client.clone(), config) => ending("controllers", end),
-            end = service_proxy::run(client, proxy) => {
+            end = service_proxy::run(client.clone(), proxy) => {
                 ending("service addresses", end)
             }
+            Err(error) = system::label_nodes(&client, &cluster) => Err(error),
         }
     })
 }

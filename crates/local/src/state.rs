@@ -2,6 +2,7 @@
 //! what was made for it. Whoever finds a record without its processes knows
 //! everything that is left to remove.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use crate::addresses::{self, API_PORT, Addresses};
 use crate::error::{LocalError, Result, file};
 use crate::kind::Role;
 
+/// The label and the taint of control planes.
+pub(crate) const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 /// Where state is kept when `AMBIT_STATE` does not say.
 const DEFAULT_STATE: &str = "/run/ambit-local";
 
@@ -50,7 +53,19 @@ pub(crate) struct Cluster {
 pub(crate) struct NodeRecord {
     pub(crate) name: String,
     pub(crate) role: Role,
-    pub(crate) labels: std::collections::BTreeMap<String, String>,
+    /// Those that the configuration gives it.
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+impl NodeRecord {
+    /// All labels that it is to have beside those that every node has.
+    pub(crate) fn all_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.labels.clone();
+        if self.role == Role::ControlPlane {
+            labels.insert(CONTROL_PLANE.to_owned(), String::new());
+        }
+        labels
+    }
 }
 
 impl Cluster {

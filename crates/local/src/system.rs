@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
+use ambit_apiserver::node_may_set_label;
+use k8s_openapi::api::core::v1::Node;
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
+use serde_json::json;
 
 use crate::error::{LocalError, Result};
 use crate::parts::ended;
@@ -44,7 +47,10 @@ async fn create(api: &Api<DynamicObject>, object: &DynamicObject) -> Result<()> 
         match api.create(&PostParams::default(), object).await {
             Ok(_) => return Ok(()),
             Err(kube::Error::Api(status)) if status.code == 409 => return Ok(()),
-            Err(kube::Error::Api(status)) => return Err(failed(&status.message)),
+            // Not found: its namespace is not there yet.
+            Err(kube::Error::Api(status)) if status.code != 404 => {
+                return Err(failed(&status.message));
+            }
             // Not there yet, or not any more; the cluster's init knows which.
             Err(error) => {
                 tracing::info!("the API server does not answer yet: {error}");
@@ -52,6 +58,31 @@ async fn create(api: &Api<DynamicObject>, object: &DynamicObject) -> Result<()> 
             }
         }
     }
+}
+
+/// Gives the nodes the labels that they may not give themselves, as soon as they are there.
+pub(crate) async fn label_nodes(client: &Client, cluster: &Cluster) -> Result<()> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    for record in &cluster.nodes {
+        let mut labels = record.all_labels();
+        labels.retain(|key, _| !node_may_set_label(key));
+        if labels.is_empty() {
+            continue;
+        }
+        let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+        let params = PatchParams::default();
+        loop {
+            match nodes.patch(&record.name, &params, &patch).await {
+                Ok(_) => break,
+                Err(kube::Error::Api(status)) if status.code != 404 => {
+                    return Err(failed(&status.message));
+                }
+                // The node has not registered yet.
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+    Ok(())
 }
 
 fn failed(reason: &dyn std::fmt::Display) -> LocalError {

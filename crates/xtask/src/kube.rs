@@ -1,6 +1,6 @@
 //! The real Kubernetes, built from `tests/kubernetes`, and what runs on it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
@@ -56,6 +56,14 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<bool> {
             Ok(passed)
         }
     }
+}
+
+/// The folder with the programs of the real Kubernetes, built if need be.
+///
+/// # Errors
+/// When Go is missing or Kubernetes does not build.
+pub fn programs(root: &Path) -> anyhow::Result<PathBuf> {
+    Ok(build::programs(root)?.folder)
 }
 
 /// The cases are an ordinary test of the API server's crate. The whole workspace is named so that

@@ -219,7 +219,7 @@ fn finish(folder: &Folder, cluster: &Cluster, args: &Args, progress: &Progress) 
         let ready = block_on(async {
             let client = parts::client(&text).await?;
             let works = async {
-                nodes_ready(Api::all(client.clone()), cluster.nodes.len()).await;
+                nodes_ready(Api::all(client.clone()), &cluster.nodes).await;
                 progress.done(&format!("{} nodes are ready", cluster.nodes.len()));
                 progress.wait_for("DNS");
                 dns_ready(Api::namespaced(client, DNS.0)).await;
@@ -244,21 +244,33 @@ fn finish(folder: &Folder, cluster: &Cluster, args: &Args, progress: &Progress) 
     }
 }
 
-/// Watches until so many nodes are ready.
-async fn nodes_ready(api: Api<Node>, count: usize) {
+/// Watches until all nodes are ready and have their labels.
+async fn nodes_ready(api: Api<Node>, nodes: &[NodeRecord]) {
+    let labelled = |node: &Node| {
+        let record = nodes
+            .iter()
+            .find(|r| node.metadata.name.as_ref() == Some(&r.name));
+        record.is_some_and(|record| {
+            let has = node.metadata.labels.as_ref();
+            record
+                .all_labels()
+                .iter()
+                .all(|(key, value)| has.and_then(|all| all.get(key)) == Some(value))
+        })
+    };
     let mut ready = std::collections::BTreeSet::new();
     let watch = watcher(api, watcher::Config::default())
         .default_backoff()
         .applied_objects();
     let mut watch = std::pin::pin!(watch);
-    while ready.len() < count {
+    while ready.len() < nodes.len() {
         let Some(event) = watch.next().await else {
             return;
         };
         // Failures are tried again by the watch itself.
         let Ok(node) = event else { continue };
         let name = node.metadata.name.clone().unwrap_or_default();
-        if super::status::is_ready(&node) {
+        if super::status::is_ready(&node) && labelled(&node) {
             ready.insert(name);
         } else {
             ready.remove(&name);

@@ -25,7 +25,8 @@ const NAMES: &[&str] = &[
 /// Where the programs of Kubernetes are.
 #[derive(Debug)]
 pub struct Programs {
-    folder: PathBuf,
+    /// Where they are.
+    pub folder: PathBuf,
     /// The version of Kubernetes, as `v1.35.4`.
     pub version: String,
 }
