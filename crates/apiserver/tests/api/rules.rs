@@ -152,17 +152,25 @@ async fn of_the_gateway_api() {
 /// A file of examples is named as the folder of the definitions that it is about.
 #[tokio::test]
 async fn of_the_other_definitions() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api/rules");
     let mut count = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_stem().unwrap().to_str().unwrap();
+    for (name, text) in files() {
         if name != "gateway" {
-            examples(&[name], &std::fs::read_to_string(&path).unwrap()).await;
+            examples(&[&name], &text).await;
             count += 1;
         }
     }
     assert!(count >= 2, "{count} files of examples");
+}
+
+/// The files of examples: name and text.
+fn files() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api/rules");
+    let read = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        (name, std::fs::read_to_string(&path).unwrap())
+    };
+    std::fs::read_dir(folder).unwrap().map(read).collect()
 }
 
 /// The definitions that are generated from our own types come to the same as the released ones.
@@ -175,8 +183,10 @@ async fn of_our_own_definitions() {
         upstream::apply(&cluster, &definition).await.ok();
         kinds.push(definition["spec"]["names"]["kind"].clone());
     }
-    let examples: Vec<Value> =
-        serde_saphyr::from_multiple(include_str!("rules/istio.yaml")).unwrap();
-    let own = examples.into_iter().filter(|e| kinds.contains(&e["kind"]));
-    judge(&cluster, own.collect(), false).await;
+    let mut own = Vec::new();
+    for (_, text) in files() {
+        let examples: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        own.extend(examples.into_iter().filter(|e| kinds.contains(&e["kind"])));
+    }
+    judge(&cluster, own, false).await;
 }
