@@ -21,6 +21,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("install-cni", &["cni"]),
     ("curl", &["sample", "curl"]),
     ("netstat", &["sample", "netstat"]),
+    ("sleep", &["sample", "sleep"]),
 ];
 
 /// The arguments as if the program had been called by its own name.

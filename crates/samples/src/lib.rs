@@ -13,6 +13,7 @@ pub mod helloworld;
 pub mod httpbin;
 pub mod netstat;
 pub mod serve;
+pub mod sleep;
 pub mod tcp_echo;
 
 /// Which sample to run.
@@ -38,6 +39,8 @@ pub enum Sample {
     /// Prints the sockets of this network namespace
     #[command(disable_help_flag = true)]
     Netstat(netstat::Args),
+    /// Waits for some seconds, or without end
+    Sleep(sleep::Args),
     /// Does nothing until it is told to stop: the first process of a pod's sandbox
     Pause,
 }
@@ -66,6 +69,7 @@ pub async fn run(sample: Sample) -> anyhow::Result<i32> {
         Sample::TcpEcho(args) => tcp_echo::run(args).await,
         Sample::Curl(args) => Ok(curl::run(args).await),
         Sample::Netstat(args) => netstat::run(&args),
+        Sample::Sleep(args) => Ok(sleep::run(args).await),
         Sample::Pause => {
             serve::stop_signal().await;
             Ok(0)

@@ -77,6 +77,8 @@ pub(super) fn base(programs: &BTreeMap<String, PathBuf>) -> anyhow::Result<Root>
     );
     root.add("etc/group", Entry::Text("root:x:0:\n"));
     root.add(PROGRAM, Entry::Program(ambit.clone()));
+    // Manifests name tools by their usual place, such as /bin/sleep.
+    root.add("bin", Entry::Link(LINKS.to_owned()));
     Ok(root)
 }
 
