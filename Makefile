@@ -38,6 +38,14 @@ kube-api: ## The API cases against the real Kubernetes (needs Go; RECORD=1 write
 kube-mixed: build ## The demo on a real Kubernetes control plane with our nodes (needs Go)
 	$(XTASK) demo --kubernetes --name mixed
 
+.PHONY: kube-real
+kube-real: build ## The demo, a restart and an uninstall on a real Kubernetes with kubelet and containerd (needs Go)
+	@{ [ -x /usr/bin/containerd ] && [ -x /usr/sbin/runc ] && [ -x /usr/lib/cni/ptp ]; } || { \
+	  command -v apt-get >/dev/null || { echo "Install containerd, runc and the CNI plugins (containernetworking-plugins)." >&2; exit 1; }; \
+	  echo "Installing containerd, runc and the CNI plugins"; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends containerd runc containernetworking-plugins >/dev/null; }
+	$(XTASK) demo --real
+
 .PHONY: lint
 lint: ## Format, clippy with warnings denied, tidy
 	$(CARGO) fmt --all --check
@@ -49,7 +57,7 @@ bench: setup ## Benchmarks of the data path, side by side (writes target/bench/l
 	$(CARGO) run --profile dist --package ambit-bench -- $(BENCH_ARGS)
 
 .PHONY: nightly
-nightly: lint test demo kube-api kube-mixed bench ## Everything, the long suites included
+nightly: lint test demo kube-api kube-mixed kube-real bench ## Everything, the long suites included
 
 .PHONY: clean
 clean: ## Remove build output

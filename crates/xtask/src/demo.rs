@@ -13,6 +13,8 @@ mod steps;
 
 use shell::Shell;
 
+use crate::kube::RealCluster;
+
 /// Options of the demo.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -25,6 +27,9 @@ pub struct Args {
     /// Put a real Kubernetes control plane in the place of ours (needs Go, see docs/testing.md)
     #[arg(long)]
     kubernetes: bool,
+    /// Walk on a real Kubernetes, with kubelet and containerd (needs Go, see docs/testing.md)
+    #[arg(long, conflicts_with_all = ["kubernetes", "keep"])]
+    real: bool,
     /// Leave out the step that enrolls the namespace: shows that the checks can fail
     #[arg(long)]
     without_enrolment: bool,
@@ -36,9 +41,15 @@ type Step = (&'static str, fn(&Walk) -> anyhow::Result<String>);
 /// What the steps share.
 pub struct Walk {
     shell: Shell,
-    name: String,
-    /// The folder with the programs of a real control plane.
-    kubernetes: Option<PathBuf>,
+    cluster: Cluster,
+}
+
+/// What the walk goes through.
+enum Cluster {
+    /// `ambit local`, under this name; with a folder of programs, under a real control plane.
+    Local(String, Option<PathBuf>),
+    /// A real one.
+    Real(Box<RealCluster>),
 }
 
 /// Walks. Returns whether every check held.
@@ -48,17 +59,9 @@ pub struct Walk {
 pub fn run(root: &Path, args: &Args) -> anyhow::Result<bool> {
     let folder = std::env::temp_dir().join(format!("ambit-demo-{}", std::process::id()));
     std::fs::create_dir_all(&folder).context("cannot make a folder for the demo")?;
-    let kubernetes = match args.kubernetes {
-        true => Some(crate::kube::programs(root)?),
-        false => None,
-    };
-    let walk = Walk {
-        shell: Shell::new(root, &folder)?,
-        name: args.name.clone(),
-        kubernetes,
-    };
-    println!("This demo uses {}.", walk.shell.kubectl_name());
     let before = Snapshot::take()?;
+    let walk = Walk::begin(root, &folder, args)?;
+    println!("This demo uses {}.", walk.shell.kubectl_name());
 
     let rows = walk.steps(args);
     let passed = rows.iter().all(|row| row.outcome.is_ok());
@@ -66,17 +69,14 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<bool> {
         walk.diagnose();
     }
     let down = if args.keep {
+        walk.shell.how_to_go_on(&args.name);
         Ok(())
     } else {
-        walk.down(&before)
-    };
-    if !args.keep {
+        let down = walk.down(&before);
         let _ = std::fs::remove_dir_all(&folder);
-    }
+        down
+    };
     summary(&rows);
-    if args.keep {
-        walk.shell.how_to_go_on(&args.name);
-    }
     if let Err(error) = &down {
         println!("The cluster could not be taken down: {error:#}");
     }
@@ -91,10 +91,28 @@ struct Row {
 }
 
 impl Walk {
+    fn begin(root: &Path, folder: &Path, args: &Args) -> anyhow::Result<Self> {
+        let mut shell = Shell::new(root, folder)?;
+        let cluster = if args.real {
+            println!("{}", shell::heading("Start a real Kubernetes"));
+            let real = RealCluster::start(root, folder)?;
+            shell.enter(&real)?;
+            Cluster::Real(Box::new(real))
+        } else {
+            let programs = args.kubernetes.then(|| crate::kube::programs(root));
+            Cluster::Local(args.name.clone(), programs.transpose()?)
+        };
+        Ok(Self { shell, cluster })
+    }
+
     /// All steps, up to the first that fails.
     fn steps(&self, args: &Args) -> Vec<Row> {
         let mut rows = Vec::new();
-        for (title, step) in steps::ALL {
+        let more = match self.cluster {
+            Cluster::Local(..) => &[],
+            Cluster::Real(_) => steps::REAL,
+        };
+        for (title, step) in steps::ALL.iter().chain(more) {
             if args.without_enrolment && *title == steps::ENROLMENT {
                 continue;
             }
@@ -130,11 +148,14 @@ impl Walk {
         ] {
             let _ = self.shell.show(command);
         }
+        if let Cluster::Real(real) = &self.cluster {
+            println!("{}", real.tails());
+        }
     }
 
     /// The link between the host and the cluster, which is numbered like its addresses.
-    fn host_link(&self) -> Option<String> {
-        let status = format!("ambit local status --name {} -o json", self.name);
+    fn host_link(&self, name: &str) -> Option<String> {
+        let status = format!("ambit local status --name {name} -o json");
         let status: serde_json::Value =
             serde_json::from_str(&self.shell.quiet(&status).ok()?).ok()?;
         let number = status["loadBalancers"]
@@ -146,14 +167,28 @@ impl Walk {
     }
 
     /// Takes the cluster down and looks whether anything of it is left on this machine.
-    fn down(&self, before: &Snapshot) -> anyhow::Result<()> {
-        let link = self.host_link();
+    fn down(self, before: &Snapshot) -> anyhow::Result<()> {
         println!("\n{}", shell::heading("Take the cluster down"));
-        self.shell
-            .show(&format!("ambit local down --name {}", self.name))?;
-        let cluster = format!("-{}", self.name);
-        let ours = |item: &str| item.contains(&cluster) || link.as_deref() == Some(item);
-        self.shell.wait(10, || {
+        let (marks, link) = match &self.cluster {
+            Cluster::Local(name, _) => {
+                let link = self.host_link(name);
+                self.shell
+                    .show(&format!("ambit local down --name {name}"))?;
+                (vec![format!("-{name}")], link)
+            }
+            Cluster::Real(_) => {
+                // Its cgroups, and the folders that its processes were given.
+                let own = std::process::id();
+                let names = ["ambit-real", "ambit-kube", "ambit-demo"];
+                (names.map(|name| format!("{name}-{own}")).to_vec(), None)
+            }
+        };
+        let Self { shell, cluster } = self;
+        drop(cluster);
+        let ours = |item: &str| {
+            marks.iter().any(|mark| item.contains(mark)) || link.as_deref() == Some(item)
+        };
+        shell.wait(10, || {
             let left = Snapshot::take()?.left_since(before, ours);
             ensure!(left.is_empty(), "left behind: {}", left.join(", "));
             Ok(())

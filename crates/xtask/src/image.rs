@@ -88,6 +88,29 @@ pub fn run(repository: &Path, args: &Args) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// Writes the images of the mesh, under the names of a registry, those of the samples, and some
+/// more, built as for tests.
+///
+/// # Errors
+/// As [`run`].
+pub fn write_all(
+    repository: &Path,
+    (hub, tag): (&str, &str),
+    also: &[&str],
+    output: &Path,
+) -> anyhow::Result<()> {
+    let args = Args {
+        hub: hub.to_owned(),
+        tag: tag.to_owned(),
+        samples: true,
+        also: also.iter().map(ToString::to_string).collect(),
+        profile: "dev".to_owned(),
+        output: output.to_owned(),
+        unpacked: None,
+    };
+    run(repository, &args).map(drop)
+}
+
 fn packed<const N: usize>(image: &Image, layers: [archive::Layer; N]) -> Packed {
     Packed {
         layers: layers.into(),

@@ -8,10 +8,14 @@ use anyhow::Context;
 mod build;
 mod control_plane;
 mod interrupt;
+mod machine;
+mod node;
+mod real;
 mod supervise;
 
-use control_plane::ControlPlane;
+use control_plane::{ControlPlane, Extent};
 use interrupt::Interrupt;
+pub use real::{IMAGES, RealCluster};
 
 /// What to do with the real Kubernetes.
 #[derive(Debug, clap::Subcommand)]
@@ -38,7 +42,7 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<bool> {
         Args::Build => Ok(true),
         Args::Api { record, filter } => {
             let interrupt = Interrupt::watch()?;
-            let control_plane = ControlPlane::start(&programs, &interrupt)?;
+            let control_plane = ControlPlane::start(&programs, Extent::Api, &interrupt)?;
             println!(
                 "Kubernetes {} serves at {}.",
                 programs.version,

@@ -7,6 +7,7 @@ use ambit_testkit::{Capture, Namespace, Packets};
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
+use super::Cluster;
 use super::shell::Shell;
 
 /// Where HBONE goes.
@@ -31,17 +32,15 @@ impl Watch {
     ///
     /// # Errors
     /// When the cluster does not say where its links are, or they cannot be captured.
-    pub fn begin(shell: &Shell, cluster: &str) -> anyhow::Result<Self> {
-        let status = shell.quiet(&format!("ambit local status --name {cluster} -o json"))?;
-        let status: Value = serde_json::from_str(&status).context("the status is no JSON")?;
-        let captures = status["nodes"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|node| node["pid"].as_i64())
-            .map(|pid| Capture::start(&Namespace::open(format!("/proc/{pid}/ns/net"))?, LINK))
+    pub fn begin(shell: &Shell, cluster: &Cluster) -> anyhow::Result<Self> {
+        let nodes = match cluster {
+            Cluster::Local(name, _) => local_nodes(shell, name)?,
+            Cluster::Real(real) => real.nodes().cloned().collect(),
+        };
+        let captures = nodes
+            .iter()
+            .map(|node| Capture::start(node, LINK))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        ensure!(!captures.is_empty(), "the status names no nodes");
         Ok(Self {
             captures,
             pods: pods(shell)?,
@@ -63,6 +62,19 @@ impl Watch {
             pods: self.pods,
         })
     }
+}
+
+/// The network namespaces of a local cluster's nodes.
+fn local_nodes(shell: &Shell, name: &str) -> anyhow::Result<Vec<Namespace>> {
+    let status = shell.quiet(&format!("ambit local status --name {name} -o json"))?;
+    let status: Value = serde_json::from_str(&status).context("the status is no JSON")?;
+    let nodes = status["nodes"].as_array().into_iter().flatten();
+    let nodes = nodes
+        .filter_map(|node| node["pid"].as_i64())
+        .map(|pid| Namespace::open(format!("/proc/{pid}/ns/net")))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    ensure!(!nodes.is_empty(), "the status names no nodes");
+    Ok(nodes)
 }
 
 /// Addresses of Bookinfo's pods.

@@ -1,14 +1,16 @@
 //! Commands as a user would type them: printed, run, and their output kept for the checks.
 
-use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ambit_testkit::Namespace;
 use anyhow::{Context, bail};
 use owo_colors::OwoColorize as _;
+
+use crate::kube::RealCluster;
 
 /// Longer lines of a page are cut when they are shown.
 const WIDTH: usize = 150;
@@ -19,6 +21,8 @@ pub struct Shell {
     ambit: PathBuf,
     kubectl: Option<PathBuf>,
     kubeconfig: PathBuf,
+    /// Where commands run, if not here.
+    place: Option<Namespace>,
 }
 
 /// What a command printed, and its exit code.
@@ -81,7 +85,19 @@ impl Shell {
             ambit,
             kubectl,
             kubeconfig: folder.join("kubeconfig"),
+            place: None,
         })
+    }
+
+    /// From now on commands mean this cluster, and run where it can be reached.
+    ///
+    /// # Errors
+    /// When its kubeconfig cannot be copied.
+    pub fn enter(&mut self, cluster: &RealCluster) -> anyhow::Result<()> {
+        std::fs::copy(cluster.kubeconfig(), &self.kubeconfig).context("cannot copy kubeconfig")?;
+        self.kubectl = Some(cluster.kubectl_path());
+        self.place = Some(cluster.place().clone());
+        Ok(())
     }
 
     /// Which kubectl the demo uses.
@@ -234,15 +250,19 @@ impl Shell {
     }
 
     fn program(&self, name: &str) -> Command {
+        let command = |path: &Path| match &self.place {
+            None => Command::new(path),
+            Some(place) => place.command(path),
+        };
         match (name, &self.kubectl) {
-            ("kubectl", Some(path)) => Command::new(path),
+            ("kubectl", Some(path)) => command(path),
             ("kubectl", None) => {
-                let mut command = Command::new(&self.ambit);
+                let mut command = command(&self.ambit);
                 command.arg("kubectl");
                 command
             }
-            ("ambit", _) => Command::new(&self.ambit),
-            (other, _) => Command::new(OsString::from(other)),
+            ("ambit", _) => command(&self.ambit),
+            (other, _) => command(Path::new(other)),
         }
     }
 

@@ -3,7 +3,8 @@
 use anyhow::{Context, bail, ensure};
 
 use super::link::{Link, Watch};
-use super::{Step, Walk};
+use super::{Cluster, Step, Walk};
+use crate::kube::IMAGES;
 
 /// The step that `--without-enrolment` leaves out.
 pub const ENROLMENT: &str = "Enroll the namespace";
@@ -37,6 +38,12 @@ pub const ALL: &[Step] = &[
     ("Label removed: plaintext again", unenroll),
 ];
 
+/// What a real cluster shows beside that.
+pub const REAL: &[Step] = &[
+    ("ztunnel is replaced, and requests go on", restart),
+    ("Uninstall: pods start without the mesh", uninstall),
+];
+
 /// A text of reviews that is easy to find in a capture.
 const NEEDLE: &str = "An extremely entertaining play by Shakespeare";
 const TITLE: &str = "<title>Simple Bookstore App</title>";
@@ -45,22 +52,36 @@ const CURL: &str = "kubectl exec -n bookinfo deploy/curl -- curl -s --max-time 1
 const REQUESTS: usize = 12;
 
 fn cluster_up(walk: &Walk) -> anyhow::Result<String> {
-    let mut up = format!("ambit local up --name {}", walk.name);
-    if let Some(folder) = &walk.kubernetes {
-        up.push_str(&format!(" --kubernetes {}", folder.display()));
-    }
-    walk.shell.show(&up)?;
+    let wanted = match &walk.cluster {
+        Cluster::Local(name, programs) => {
+            let mut up = format!("ambit local up --name {name}");
+            if let Some(folder) = programs {
+                up.push_str(&format!(" --kubernetes {}", folder.display()));
+            }
+            walk.shell.show(&up)?;
+            3
+        }
+        Cluster::Real(real) => real.nodes().count(),
+    };
     let nodes = walk.shell.show("kubectl get nodes")?;
     let ready = nodes
         .lines()
         .filter(|line| line.split_whitespace().nth(1) == Some("Ready"))
         .count();
-    ensure!(ready == 3, "3 nodes should be Ready, {ready} are");
-    Ok("3 nodes are ready".into())
+    ensure!(
+        ready == wanted,
+        "{wanted} nodes should be Ready, {ready} are"
+    );
+    Ok(format!("{ready} nodes are ready"))
 }
 
 fn install(walk: &Walk) -> anyhow::Result<String> {
-    walk.shell.show("ambit install --set profile=ambient -y")?;
+    let mut install = "ambit install --set profile=ambient -y".to_owned();
+    if let Cluster::Real(_) = walk.cluster {
+        let (hub, tag) = IMAGES;
+        install.push_str(&format!(" --set hub={hub} --set tag={tag}"));
+    }
+    walk.shell.show(&install)?;
     let pods = walk.shell.show("kubectl get pods -n istio-system")?;
     let running = pods
         .lines()
@@ -138,7 +159,7 @@ fn watched(walk: &Walk) -> anyhow::Result<Link> {
     let command =
         format!("{CURL} -o /dev/null -w %{{http_code}} http://productpage:9080/productpage");
     println!("$ for i in $(seq {REQUESTS}); do {command}; done   # while the link is captured");
-    let watch = Watch::begin(&walk.shell, &walk.name)?;
+    let watch = Watch::begin(&walk.shell, &walk.cluster)?;
     for _ in 0..REQUESTS {
         let code = walk.shell.quiet(&command)?;
         ensure!(code.trim() == "200", "the page answered {code:?}");
@@ -366,4 +387,34 @@ fn unenroll(walk: &Walk) -> anyhow::Result<String> {
         bail!("the text of a review should be readable on the link again");
     }
     Ok(format!("{found}; the link is readable again"))
+}
+
+fn restart(walk: &Walk) -> anyhow::Result<String> {
+    let shell = &walk.shell;
+    shell.show("kubectl label namespace bookinfo istio.io/dataplane-mode=ambient")?;
+    all_workloads(walk, "HBONE")?;
+    shell.show("kubectl rollout restart -n istio-system daemonset/ztunnel")?;
+    shell.show("kubectl rollout status -n istio-system daemonset/ztunnel --timeout=120s")?;
+    let found = all_workloads(walk, "HBONE")?;
+    request(walk)?;
+    let link = watched(walk)?;
+    link.only_tls_between_pods()?;
+    shell.show("kubectl label namespace bookinfo istio.io/dataplane-mode-")?;
+    all_workloads(walk, "TCP")?;
+    Ok(format!("{found}, through new proxies"))
+}
+
+fn uninstall(walk: &Walk) -> anyhow::Result<String> {
+    let shell = &walk.shell;
+    shell.show("ambit uninstall --purge -y")?;
+    shell.wait(60, || {
+        let pods = shell.quiet("kubectl get pods -n istio-system --no-headers")?;
+        ensure!(pods.is_empty(), "pods are left: {pods}");
+        Ok(())
+    })?;
+    // The plugin that was chained is gone: a new pod gets its network without it.
+    shell.show("kubectl rollout restart -n bookinfo deployment/curl")?;
+    shell.show("kubectl rollout status -n bookinfo deployment/curl --timeout=60s")?;
+    request(walk)?;
+    Ok("nothing of the mesh runs, and the page is there".into())
 }

@@ -32,9 +32,9 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// A command that runs one of the programs.
-    pub fn command(&self, name: &str) -> Command {
-        Command::new(self.folder.join(name))
+    /// Where one of the programs is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
     }
 }
 

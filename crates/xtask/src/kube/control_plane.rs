@@ -1,14 +1,14 @@
-//! etcd, kube-apiserver and kube-controller-manager on loopback, in a folder that goes with them.
+//! The real control plane: etcd, kube-apiserver and controllers, in a folder that goes with them.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ambit_apiserver::kubeconfig;
 use ambit_apiserver::pki::{ClusterPki, KeyCert};
-use ambit_testkit::{Process, die_with_parent};
+use ambit_testkit::{Namespace, Process, die_with_parent};
 use anyhow::{Context, bail};
 
 use super::Interrupt;
@@ -30,12 +30,29 @@ const CONTROLLERS: &[&str] = &[
     "serviceaccount-controller",
 ];
 
+/// Where a control plane runs, and how much of it.
+pub enum Extent {
+    /// On loopback, with the controllers that the API itself needs: for the cases.
+    Api,
+    /// On a machine of its own, with everything that workloads need.
+    Whole(Namespace, IpAddr),
+}
+
 /// A running control plane. Dropping it ends its processes and removes its folder.
 pub struct ControlPlane {
     // In this order: what uses another ends before it, and the folder goes last.
     processes: Vec<(&'static str, Process)>,
-    url: String,
+    extent: Extent,
+    ports: Ports,
     folder: Folder,
+}
+
+/// Where its parts listen.
+#[derive(Clone, Copy)]
+struct Ports {
+    etcd: u16,
+    peers: u16,
+    api: u16,
 }
 
 /// A temporary folder.
@@ -52,29 +69,64 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When a part does not start or does not become ready; the message shows the end of its log.
-    pub fn start(programs: &Programs, interrupt: &Interrupt) -> anyhow::Result<Self> {
+    pub fn start(
+        programs: &Programs,
+        extent: Extent,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Self> {
         let folder = std::env::temp_dir().join(format!("ambit-kube-{}", std::process::id()));
         fs::create_dir_all(&folder).context("cannot make a folder for the control plane")?;
-        let ports = free_ports::<3>()?;
+        let ports = match &extent {
+            Extent::Api => Ports::free()?,
+            Extent::Whole(..) => Ports {
+                etcd: 2379,
+                peers: 2380,
+                api: 6443,
+            },
+        };
         let mut it = Self {
             processes: Vec::new(),
-            url: format!("https://127.0.0.1:{}", ports[2]),
+            extent,
+            ports,
             folder: Folder(folder),
         };
         it.write_keys()?;
-        it.launch("etcd", it.etcd(programs, ports[0], ports[1]))?;
-        it.launch(
-            "kube-apiserver",
-            it.api_server(programs, ports[0], ports[2]),
-        )?;
+        it.launch("etcd", it.etcd(programs))?;
+        it.launch("kube-apiserver", it.api_server(programs))?;
         it.wait_until_ready(programs, interrupt)?;
         it.launch("kube-controller-manager", it.controllers(programs))?;
+        if let Extent::Whole(..) = it.extent {
+            it.launch("kube-scheduler", it.scheduler(programs))?;
+        }
         Ok(it)
     }
 
     /// Where the API server is.
-    pub fn url(&self) -> &str {
-        &self.url
+    pub fn url(&self) -> String {
+        format!("https://{}:{}", self.ip(), self.ports.api)
+    }
+
+    fn ip(&self) -> IpAddr {
+        match &self.extent {
+            Extent::Api => Ipv4Addr::LOCALHOST.into(),
+            Extent::Whole(_, ip) => *ip,
+        }
+    }
+
+    /// The cluster's keys.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn keys(&self) -> anyhow::Result<ClusterPki> {
+        Ok(ClusterPki::load_or_generate(
+            &self.folder.0,
+            Vec::<String>::new(),
+        )?)
+    }
+
+    /// The certificate of the cluster's CA.
+    pub fn ca(&self) -> PathBuf {
+        self.path("ca.crt")
     }
 
     /// The administrator's kubeconfig.
@@ -109,13 +161,9 @@ impl ControlPlane {
 
     /// Keys, certificates and kubeconfigs, as kubeadm lays them out.
     fn write_keys(&self) -> anyhow::Result<()> {
-        let pki = ClusterPki::load_or_generate(&self.folder.0, Vec::<String>::new())?;
-        let names = [
-            "127.0.0.1",
-            "localhost",
-            "kubernetes.default.svc",
-            "10.96.0.1",
-        ];
+        let pki = self.keys()?;
+        let ip = self.ip().to_string();
+        let names = [&*ip, "localhost", "kubernetes.default.svc", "10.96.0.1"];
         let pair = |name: &str, pair: &KeyCert| -> anyhow::Result<()> {
             write(&self.path(&format!("{name}.crt")), &pair.cert_pem)?;
             write(&self.path(&format!("{name}.key")), &pair.key_pem)
@@ -123,17 +171,27 @@ impl ControlPlane {
         pair("apiserver", &pki.serving(&names.map(String::from))?)?;
         pair("kubelet-client", &pki.kubelet_client()?)?;
         let config = |file: &str, user: &KeyCert| {
-            let text = kubeconfig::with_certificate("kubernetes", &self.url, pki.ca_pem(), user);
+            let text = kubeconfig::with_certificate("kubernetes", &self.url(), pki.ca_pem(), user);
             write(&self.path(file), &text)
         };
         config("admin.conf", &pki.admin()?)?;
         let controllers = pki.issue_client("system:kube-controller-manager", None)?;
-        config("controllers.conf", &controllers)
+        config("controllers.conf", &controllers)?;
+        let scheduler = pki.issue_client("system:kube-scheduler", None)?;
+        config("scheduler.conf", &scheduler)
     }
 
-    fn etcd(&self, programs: &Programs, port: u16, peers: u16) -> Command {
-        let (client, peer) = (loopback("http", port), loopback("http", peers));
-        let mut command = programs.command("etcd");
+    /// One of the programs, where this control plane runs.
+    fn command(&self, programs: &Programs, name: &str) -> Command {
+        match &self.extent {
+            Extent::Api => Command::new(programs.path(name)),
+            Extent::Whole(namespace, _) => namespace.command(programs.path(name)),
+        }
+    }
+
+    fn etcd(&self, programs: &Programs) -> Command {
+        let (client, peer) = (etcd_url(self.ports.etcd), etcd_url(self.ports.peers));
+        let mut command = self.command(programs, "etcd");
         command
             .arg("--data-dir")
             .arg(self.path("etcd"))
@@ -147,15 +205,19 @@ impl ControlPlane {
         command
     }
 
-    fn api_server(&self, programs: &Programs, etcd: u16, port: u16) -> Command {
-        let mut command = programs.command("kube-apiserver");
+    fn api_server(&self, programs: &Programs) -> Command {
+        let mut command = self.command(programs, "kube-apiserver");
         let file = |flag: &str, name: &str| format!("--{flag}={}", self.path(name).display());
-        command
-            .arg(format!("--etcd-servers={}", loopback("http", etcd)))
-            .arg(format!("--secure-port={port}"))
-            .args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"])
+        match self.extent {
             // The endpoints of `kubernetes` may not be a loopback address.
-            .arg("--endpoint-reconciler-type=none")
+            Extent::Api => command.arg("--endpoint-reconciler-type=none"),
+            Extent::Whole(..) => command.arg("--kubelet-preferred-address-types=InternalIP"),
+        };
+        command
+            .arg(format!("--etcd-servers={}", etcd_url(self.ports.etcd)))
+            .arg(format!("--secure-port={}", self.ports.api))
+            .arg(format!("--bind-address={}", self.ip()))
+            .arg(format!("--advertise-address={}", self.ip()))
             .arg("--authorization-mode=Node,RBAC")
             .arg("--enable-admission-plugins=NodeRestriction")
             .arg("--service-cluster-ip-range=10.96.0.0/16")
@@ -174,17 +236,30 @@ impl ControlPlane {
     }
 
     fn controllers(&self, programs: &Programs) -> Command {
-        let mut command = programs.command("kube-controller-manager");
+        let mut command = self.command(programs, "kube-controller-manager");
         let file = |flag: &str, name: &str| format!("--{flag}={}", self.path(name).display());
+        if let Extent::Api = self.extent {
+            command.arg(format!("--controllers={}", CONTROLLERS.join(",")));
+        }
         command
             .arg(file("kubeconfig", "controllers.conf"))
             .arg(file("root-ca-file", "ca.crt"))
             .arg(file("service-account-private-key-file", "sa.key"))
-            .arg(format!("--controllers={}", CONTROLLERS.join(",")))
             .args(["--use-service-account-credentials", "--leader-elect=false"])
             .args(["--kube-api-qps=200", "--kube-api-burst=400"])
             // It serves nothing that anybody here asks for.
             .arg("--secure-port=0");
+        command
+    }
+
+    fn scheduler(&self, programs: &Programs) -> Command {
+        let mut command = self.command(programs, "kube-scheduler");
+        command
+            .arg(format!(
+                "--kubeconfig={}",
+                self.path("scheduler.conf").display()
+            ))
+            .args(["--leader-elect=false", "--secure-port=0"]);
         command
     }
 
@@ -195,7 +270,7 @@ impl ControlPlane {
     ) -> anyhow::Result<()> {
         let end = Instant::now() + READY;
         loop {
-            let mut ready = programs.command("kubectl");
+            let mut ready = self.command(programs, "kubectl");
             ready
                 .arg("--kubeconfig")
                 .arg(self.kubeconfig())
@@ -234,18 +309,21 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn loopback(scheme: &str, port: u16) -> String {
-    format!("{scheme}://127.0.0.1:{port}")
+fn etcd_url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
 }
 
-/// Ports that were free a moment ago: the programs do not take listeners that are bound already.
-fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
-    let mut listeners = Vec::new();
-    let mut ports = [0; N];
-    for port in &mut ports {
-        let listener = TcpListener::bind("127.0.0.1:0").context("cannot find a free port")?;
-        *port = listener.local_addr()?.port();
-        listeners.push(listener);
+impl Ports {
+    /// Ports that were free a moment ago: the programs do not take listeners that are bound
+    /// already.
+    fn free() -> anyhow::Result<Self> {
+        let bind = || TcpListener::bind("127.0.0.1:0").context("cannot find a free port");
+        let all = [bind()?, bind()?, bind()?];
+        let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
+        Ok(Self {
+            etcd: port(&all[0])?,
+            peers: port(&all[1])?,
+            api: port(&all[2])?,
+        })
     }
-    Ok(ports)
 }
