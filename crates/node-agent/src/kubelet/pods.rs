@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::Pod;
@@ -50,6 +51,9 @@ impl RunningContainer {
 #[derive(Clone)]
 pub(crate) struct ContainerIo {
     pub output: broadcast::Sender<(Stream, Bytes)>,
+    /// What a container with `stdin: true` has printed so far, for its first client: somebody is
+    /// on the way, and must see the whole of a command that ends at once.
+    pub early: Arc<Mutex<Option<(Instant, broadcast::Receiver<(Stream, Bytes)>)>>>,
     /// Present for containers with `stdin: true`; taken away by the first attach with `stdinOnce`.
     pub stdin: Arc<tokio::sync::Mutex<Option<Writer>>>,
     pub stdin_once: bool,

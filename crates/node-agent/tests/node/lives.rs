@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use kube::api::{LogParams, Patch, PatchParams};
+use kube::api::{AttachParams, LogParams, Patch, PatchParams};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::cluster::{Cluster, home, shell};
 
@@ -161,6 +162,32 @@ pub async fn containers_can_be_added_to_look_around(cluster: &Cluster) {
         "{logs}"
     );
     cluster.delete("debugged").await;
+}
+
+pub async fn the_first_client_sees_what_was_printed_before_it_came(cluster: &Cluster) {
+    let mut early = shell("c", "echo early; read line; echo got $line");
+    early["stdin"] = json!(true);
+    let spec = json!({"containers": [early], "restartPolicy": "Never"});
+    cluster.create("early", spec).await;
+    cluster.until_logged("early", "early").await;
+    let params = AttachParams {
+        stdin: true,
+        stdout: true,
+        stderr: false,
+        ..AttachParams::default()
+    };
+    let mut attached = cluster.pods().attach("early", &params).await.unwrap();
+    let mut stdin = attached.stdin().unwrap();
+    stdin.write_all(b"that\n").await.unwrap();
+    let mut output = String::new();
+    let mut stdout = attached.stdout().unwrap();
+    let read = stdout.read_to_string(&mut output);
+    tokio::time::timeout(Duration::from_secs(60), read)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(output, "early\ngot that\n");
+    cluster.delete("early").await;
 }
 
 pub async fn volumes_follow_the_pods_labels(cluster: &Cluster) {

@@ -37,6 +37,7 @@ pub async fn run(filter: Option<String>) -> bool {
         lives::a_post_start_hook_holds_the_next_container,
         lives::a_pod_may_be_active_for_so_long,
         lives::containers_can_be_added_to_look_around,
+        lives::the_first_client_sees_what_was_printed_before_it_came,
         lives::volumes_follow_the_pods_labels,
         lives::a_deleted_pod_that_is_held_shows_how_it_ended,
         lives::a_pod_that_is_ending_still_tells_whether_it_serves,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::sync::{broadcast, mpsc};
 
 use super::slot::{Run, Slot};
@@ -428,7 +429,8 @@ fn connect_streams(
     log: &Arc<ContainerLog>,
     stdin_once: bool,
 ) -> (process::Process, ContainerIo) {
-    let (output, _) = broadcast::channel(256);
+    let (output, early) = broadcast::channel(256);
+    let interactive = started.stdin.is_some();
     let mut captures = Vec::new();
     for (reader, stream) in [
         (started.stdout, Stream::Stdout),
@@ -453,6 +455,7 @@ fn connect_streams(
     });
     let io = ContainerIo {
         output,
+        early: Arc::new(Mutex::new(interactive.then(|| (Instant::now(), early)))),
         stdin: Arc::new(tokio::sync::Mutex::new(started.stdin)),
         stdin_once,
         terminal: started.terminal,

@@ -1,5 +1,7 @@
 //! A client joined to the streams of a running container.
 
+use std::time::Duration;
+
 use tokio::io::AsyncWriteExt;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -7,6 +9,10 @@ use super::session::{self, Output, Session};
 use super::status;
 use crate::kubelet::logs::Stream;
 use crate::kubelet::pods::{ContainerIo, RunningContainer};
+
+/// A first client that comes so soon was on its way when the container started, as that of
+/// `kubectl run -i` or `kubectl debug -i`; a later one sees what is printed from then on.
+const EARLY: Duration = Duration::from_secs(60);
 
 /// Copies streams until the container ends or the client leaves. The container goes on either way.
 pub(crate) async fn run(container: &RunningContainer, with_stdin: bool, session: Session) {
@@ -16,7 +22,9 @@ pub(crate) async fn run(container: &RunningContainer, with_stdin: bool, session:
         output,
     } = session;
     let io = container.io.clone();
-    let mut outputs = io.output.subscribe();
+    let early = io.early.lock().take();
+    let early = early.filter(|(start, _)| start.elapsed() < EARLY);
+    let mut outputs = early.map_or_else(|| io.output.subscribe(), |(_, early)| early);
     let sizes = io
         .terminal
         .clone()
@@ -44,7 +52,7 @@ pub(crate) async fn run(container: &RunningContainer, with_stdin: bool, session:
         () = &mut copy => {}
         exit = container.process.wait() => {
             // The last output may still be on its way.
-            let _ = tokio::time::timeout(std::time::Duration::from_millis(200), &mut copy).await;
+            let _ = tokio::time::timeout(Duration::from_millis(200), &mut copy).await;
             let _ = output.send(Output::Status(status::exit(exit))).await;
         }
         () = output.closed() => {}
