@@ -47,13 +47,16 @@ impl RunningContainer {
     }
 }
 
+/// When a container started, and its output since then.
+pub(crate) type Early = (Instant, broadcast::Receiver<(Stream, Bytes)>);
+
 /// A running container's streams, for attach.
 #[derive(Clone)]
 pub(crate) struct ContainerIo {
     pub output: broadcast::Sender<(Stream, Bytes)>,
     /// What a container with `stdin: true` has printed so far, for its first client: somebody is
     /// on the way, and must see the whole of a command that ends at once.
-    pub early: Arc<Mutex<Option<(Instant, broadcast::Receiver<(Stream, Bytes)>)>>>,
+    pub early: Arc<Mutex<Option<Early>>>,
     /// Present for containers with `stdin: true`; taken away by the first attach with `stdinOnce`.
     pub stdin: Arc<tokio::sync::Mutex<Option<Writer>>>,
     pub stdin_once: bool,
