@@ -36,6 +36,8 @@ mod openapi;
 mod ops;
 mod patch;
 pub mod pki;
+#[cfg(test)]
+mod properties;
 mod protobuf;
 mod quantity;
 mod rbac;

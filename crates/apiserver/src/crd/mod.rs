@@ -17,10 +17,17 @@ mod unique;
 mod validate;
 
 pub use check::check;
+// The steps one by one, for properties that each of them has.
 pub use register::{names_changed, reconsider, register, touch, unregister};
 pub use schema::{ListKind, Structural};
 pub use status::settle;
 pub use validate::{Verdict, on_create, on_update};
+#[cfg(test)]
+pub use {
+    check::check_schema,
+    openapi::check as judge,
+    prune::{default as fill, prune as prune_by},
+};
 
 use crate::{
     object::{self, set_default},

@@ -15,7 +15,7 @@ use crate::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 
-const MAGIC: &[u8] = b"k8s\0";
+pub const MAGIC: &[u8] = b"k8s\0";
 /// Deepest nesting, which only the schemas of CRDs come near to.
 const MAX_DEPTH: usize = 100;
 /// The type of schemas, and its fields that hold a schema or something else.
@@ -167,13 +167,13 @@ fn message(
 
 /// What a field of a schema may hold instead of a schema.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Other {
+pub enum Other {
     Bool,
     Schemas,
     Texts,
 }
 
-fn other_than_schema(types: &Types, index: usize, field: &Field) -> Option<Other> {
+pub fn other_than_schema(types: &Types, index: usize, field: &Field) -> Option<Other> {
     if types.get(index).name != SCHEMA {
         return None;
     }

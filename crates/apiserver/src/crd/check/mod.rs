@@ -8,6 +8,9 @@ mod complete;
 mod extensions;
 mod schema;
 
+#[cfg(test)]
+pub use schema::check as check_schema;
+
 use super::{rules, schema::Structural, status};
 use crate::{
     object,
