@@ -107,6 +107,61 @@ async fn what_the_death_of_both_leaves_is_removed_by_the_next_command() -> Resul
     gone(&cluster, &before, &link)
 }
 
+/// Everything that the cluster runs, on the host's side.
+fn running(place: &Place) -> Vec<Pid> {
+    let state = place.state();
+    let state = state.as_os_str().as_encoded_bytes();
+    let ours = |pid: i32| {
+        let read = |file| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let mentions = |text: &[u8]| text.windows(state.len()).any(|part| part == state);
+        mentions(&read("cmdline")) || mentions(&read("environ"))
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| ours(*pid)).map(Pid::from_raw).collect()
+}
+
+#[tokio::test]
+async fn a_start_that_is_cut_short_at_any_moment_leaves_nothing_for_good() -> Result<()> {
+    for (round, delay) in [1, 10, 30, 60, 100, 200, 400, 800, 1600].iter().enumerate() {
+        let before = Snapshot::take()?;
+        let place = Place::new("cut")?;
+        let mut up = place.program()?;
+        up.args(["up", "--name", &place.name]).stdout(Stdio::null());
+        let mut up = up.stderr(Stdio::null()).spawn()?;
+        // The moment is what this is about; whatever is there by now dies, without a word.
+        std::thread::sleep(std::time::Duration::from_millis(*delay));
+        for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+            for pid in running(&place) {
+                let _ = kill(pid, signal);
+            }
+        }
+        up.wait()?;
+        wait_for("the last process's end", PATIENCE, || {
+            running(&place).is_empty().then_some(())
+        })?;
+        if round % 2 == 0 {
+            // What never began cannot be taken down.
+            place.run("down", &[])?;
+        } else {
+            place.must("up", &[])?;
+            place.must("down", &[])?;
+        }
+        let ours = |item: &str| item.contains(&place.name);
+        let mut left = Vec::new();
+        wait_for("the end of the cluster", PATIENCE, || {
+            left = Snapshot::take().ok()?.left_since(&before, ours);
+            left.is_empty().then_some(())
+        })
+        .with_context(|| format!("cut after {delay} ms, left: {left:#?}"))?;
+        ensure!(
+            !place.cluster().exists(),
+            "cut after {delay} ms: the record is left"
+        );
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_node_that_dies_comes_back_with_its_pods() -> Result<()> {
     let (cluster, _) = busy("node").await?;
