@@ -277,8 +277,12 @@ fn finish_terminating(api: &Api, place: &Place) {
             })
         };
         for (resource, dependent) in &dependents {
-            if !object::terminating(dependent.value()) {
-                remove(api, resource, dependent.value(), "Foreground");
+            let value = dependent.value();
+            if !object::terminating(value) {
+                // In the foreground only where that makes a difference.
+                let alone = self::dependents(api, object::uid(value)).is_empty();
+                let policy = if alone { "Background" } else { "Foreground" };
+                remove(api, resource, value, policy);
             }
         }
         if self::dependents(api, &place.uid)

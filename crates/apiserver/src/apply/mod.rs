@@ -8,6 +8,7 @@
 mod node;
 mod set;
 mod walk;
+mod zero;
 
 use crate::{
     object,
@@ -98,11 +99,17 @@ pub fn track(
         Some(before) if !reset => entries(before),
         _ => Vec::new(),
     };
-    let nothing = Value::Null;
-    let old = before.unwrap_or(&nothing);
-    let taken = walk::changes(node, old, after);
+    if before.is_some() && all.is_empty() {
+        // Nobody's fields were recorded, and nobody begins in the middle.
+        return write(after, all);
+    }
+    let old = zero::completed(resource, before);
+    let mut taken = walk::changes(node, &old, after);
+    if part.is_empty() && resource.has_subresource("status") {
+        taken.remove(&["f:status"]);
+    }
     let removed = match before {
-        Some(before) => walk::paths(node, before).without(&walk::paths(node, after)),
+        Some(before) => walk::all_paths(node, before).without(&walk::all_paths(node, after)),
         None => Set::default(),
     };
     let mut own = None;

@@ -71,7 +71,9 @@ impl<'a> Node<'a> {
     /// The schema of the items of a list.
     pub fn item(self) -> Node<'a> {
         match self {
-            Node::Builtin(types, Shape::List(inner), _) => Node::Builtin(types, inner, None),
+            Node::Builtin(types, Shape::List(inner), _) => {
+                Node::Builtin(types, inner, atomic(types, inner))
+            }
             Node::Custom(schema) => schema.items.as_deref().map_or(Node::Unknown, Node::Custom),
             _ => Node::Unknown,
         }
@@ -145,6 +147,12 @@ impl<'a> Node<'a> {
             _ => None,
         }
     }
+}
+
+/// An item that is owned as a whole, though it is a structure: a reference to an owner.
+fn atomic(types: &Types, item: &Shape) -> Option<&'static Topology> {
+    let owner = types.index("meta.v1.OwnerReference")?;
+    matches!(item, Shape::Message(index) if *index == owner).then_some(&Topology::Atomic)
 }
 
 fn of_field<'a>(types: &'a Types, index: usize, key: &str) -> Node<'a> {

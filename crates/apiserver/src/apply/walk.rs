@@ -28,11 +28,25 @@ fn element(node: Node<'_>, ownership: &Ownership, item: &Value) -> String {
     }
 }
 
-/// The paths that a whole object has.
+/// The paths that a whole object has, as those of an apply: values, and items of lists.
 pub fn paths(node: Node<'_>, value: &Value) -> Set {
-    let mut set = below(node, value, true);
+    let mut set = below(node, value, Of::Apply, true);
     strip(&mut set);
     set
+}
+
+/// The paths that a whole object has, with the maps and lists that hold others.
+pub fn all_paths(node: Node<'_>, value: &Value) -> Set {
+    let mut set = below(node, value, Of::Update, true);
+    strip(&mut set);
+    set
+}
+
+/// Whose paths: an apply owns what it says, another write also the maps and lists that it makes.
+#[derive(Clone, Copy, PartialEq)]
+enum Of {
+    Apply,
+    Update,
 }
 
 /// Takes out what nobody manages.
@@ -42,13 +56,16 @@ fn strip(set: &mut Set) {
     }
 }
 
-fn below(node: Node<'_>, value: &Value, root: bool) -> Set {
+fn below(node: Node<'_>, value: &Value, of: Of, root: bool) -> Set {
     let ownership = node.ownership(value);
-    let mut set = Set::default();
+    let mut set = Set {
+        own: of == Of::Update && !root,
+        ..Set::default()
+    };
     match (&ownership, value) {
         (Ownership::Fields, Value::Object(map)) => {
             for (key, item) in map {
-                let mut inner = below(node.field(key, root), item, false);
+                let mut inner = below(node.field(key, root), item, of, false);
                 let empty = item.is_null() || item.as_object().is_some_and(Map::is_empty);
                 inner.own |= empty || !(root || node.has_field(key));
                 set.insert(format!("f:{key}"), inner);
@@ -58,7 +75,7 @@ fn below(node: Node<'_>, value: &Value, root: bool) -> Set {
             for item in list {
                 let mut inner = match ownership {
                     Ownership::Values => Set::leaf(),
-                    _ => below(node.item(), item, false),
+                    _ => below(node.item(), item, of, false),
                 };
                 inner.own = true;
                 set.insert(element(node, &ownership, item), inner);
@@ -78,7 +95,7 @@ pub fn changes(node: Node<'_>, before: &Value, after: &Value) -> Set {
 
 fn changed(node: Node<'_>, before: Option<&Value>, after: &Value, root: bool) -> Set {
     let Some(before) = before.filter(|b| !b.is_null()) else {
-        return below(node, after, root);
+        return below(node, after, Of::Update, root);
     };
     if before == after {
         return Set::default();

@@ -135,11 +135,12 @@ impl Draft {
             .then(|| apply::first(resource, &value, &writer.manager));
         stamp(resource, &mut value);
         defaults::on_create(resource, &mut value);
-        admission::on_create(api, resource, &mut value, writer)?;
+        // What admission changes belongs to nobody.
         match managers {
             Some(managers) => object::set_metadata(&mut value, "managedFields", Some(managers)),
             None => apply::track(resource, None, &mut value, &writer.manager, ""),
         }
+        admission::on_create(api, resource, &mut value, writer)?;
         Ok(Draft {
             value,
             generated,
