@@ -32,17 +32,18 @@ fn main() -> ExitCode {
 
 fn reserved(arguments: &[String]) -> Option<i32> {
     let (program, rest) = arguments.split_first()?;
-    if Path::new(program)
-        .file_name()
-        .is_some_and(|name| name == ptp::PLUGIN_NAME)
-    {
+    let name = Path::new(program).file_name();
+    let called = |link: &str| name.is_some_and(|name| name == link);
+    if called(ptp::PLUGIN_NAME) {
         return Some(ptp::main());
     }
-    if Path::new(program)
-        .file_name()
-        .is_some_and(|name| name == "curl")
-    {
+    if called("curl") {
         return Some(get(rest));
+    }
+    if called("sleep") {
+        loop {
+            std::thread::park();
+        }
     }
     let (first, rest) = rest.split_first()?;
     if first == "sample" {
