@@ -148,6 +148,25 @@ fn bookinfo_from_namespace_to_clean_up() -> Result<()> {
         Ok(())
     })?;
 
+    // The proxy's sockets, seen from a container that is added to a pod.
+    let pod = cluster.kubectl("get pod -n bookinfo -l app=productpage -o name")?;
+    let sockets = cluster.kubectl(&format!(
+        "debug -it -n bookinfo {} --image quay.io/curl/curl -- netstat -tulpn",
+        pod.trim()
+    ))?;
+    for (protocol, port, times) in [
+        ("tcp", "15001", 1),
+        ("tcp", "15006", 1),
+        ("tcp", "15008", 1),
+        ("tcp", "15053", 2),
+        ("udp", "15053", 2),
+    ] {
+        let lines = sockets
+            .lines()
+            .filter(|line| line.starts_with(protocol) && line.contains(&format!(":{port} ")));
+        ensure!(lines.count() == times, "{protocol} {port}: {sockets}");
+    }
+
     cluster.kubectl("label namespace bookinfo istio.io/dataplane-mode-")?;
     for name in ["bookinfo.yaml", "bookinfo-versions.yaml"] {
         let file = sample(name, &format!("{ours}{name}"));

@@ -44,6 +44,8 @@ pub enum Verb {
     Logs(Logs),
     /// Execute a command in a container
     Exec(Exec),
+    /// Add a container to a pod, to look around
+    Debug(Debug),
     /// Wait for a specific condition on one or many resources
     Wait(Wait),
     /// Manage the rollout of a resource
@@ -240,6 +242,33 @@ pub struct Exec {
     pub tty: bool,
     /// The command
     #[arg(last = true, required = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Debug {
+    /// The pod, or pod/NAME
+    pub pod: String,
+    /// The image of the container
+    #[arg(long)]
+    pub image: String,
+    /// The name of the container; one is made up when left out
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// Share the processes of this container
+    #[arg(long)]
+    pub target: Option<String>,
+    /// Attach, with stdin
+    #[arg(short = 'i', long)]
+    pub stdin: bool,
+    /// Stdin is a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Say nothing beside what the container says
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// The command in place of the image's
+    #[arg(last = true)]
     pub command: Vec<String>,
 }
 

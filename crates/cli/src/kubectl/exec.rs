@@ -45,7 +45,7 @@ pub async fn run(cluster: &Cluster, args: Exec) -> anyhow::Result<i32> {
 }
 
 /// What the server said, in kubectl's words.
-fn refused(error: kube::Error) -> anyhow::Error {
+pub(super) fn refused(error: kube::Error) -> anyhow::Error {
     match error {
         kube::Error::Api(status) => super::error::ServerError {
             code: status.code,
@@ -57,7 +57,8 @@ fn refused(error: kube::Error) -> anyhow::Error {
     }
 }
 
-async fn carry(mut process: AttachedProcess, with_input: bool) -> anyhow::Result<i32> {
+/// Carries the streams, until the command ends. Answers its exit code.
+pub(super) async fn carry(mut process: AttachedProcess, with_input: bool) -> anyhow::Result<i32> {
     let status = process
         .take_status()
         .context("error: the server gives no status of commands")?;
@@ -121,10 +122,11 @@ async fn copy(
 }
 
 /// The terminal without echo and line editing, as long as this value lives.
-struct RawTerminal(nix::sys::termios::Termios);
+pub(super) struct RawTerminal(nix::sys::termios::Termios);
 
 impl RawTerminal {
-    fn enter() -> anyhow::Result<Self> {
+    /// From now on, keys go to the container.
+    pub(super) fn enter() -> anyhow::Result<Self> {
         use nix::sys::termios;
         let stdin = std::io::stdin();
         let before = termios::tcgetattr(&stdin)?;

@@ -6,6 +6,7 @@
 mod apply;
 mod args;
 mod client;
+mod debug;
 mod delete;
 mod error;
 mod exec;
@@ -58,6 +59,7 @@ async fn dispatch(parsed: Kubectl) -> anyhow::Result<i32> {
         Verb::Delete(args) => delete::run(&cluster, args).await,
         Verb::Logs(args) => logs::run(&cluster, args).await,
         Verb::Exec(args) => exec::run(&cluster, args).await,
+        Verb::Debug(args) => debug::run(&cluster, args).await,
         Verb::Wait(args) => wait::run(&cluster, args).await,
         Verb::Rollout(args) => rollout::run(&cluster, args).await,
     }
