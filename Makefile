@@ -34,6 +34,15 @@ kube-api: ## The API cases against the real Kubernetes (needs Go; RECORD=1 write
 	$(CARGO) build --workspace --bin ambit-xtask
 	$(XTASK) kube api $(if $(RECORD),--record) $(CASES)
 
+.PHONY: kube-kubectl
+kube-kubectl: build ## What every kubectl prints on the real control plane (needs Go; RECORD=1 writes it anew)
+	$(XTASK) kube kubectl $(if $(RECORD),--record)
+
+.PHONY: kube-clients
+kube-clients: ## A program of client-go and controller-runtime against our API server and the real one (needs Go)
+	$(CARGO) build --workspace --bin ambit-xtask
+	$(XTASK) kube clients
+
 .PHONY: kube-mixed
 kube-mixed: build ## The demo on a real Kubernetes control plane with our nodes (needs Go)
 	$(XTASK) demo --kubernetes --name mixed
@@ -56,8 +65,17 @@ lint: ## Format, clippy with warnings denied, tidy
 bench: setup ## Benchmarks of the data path, side by side (writes target/bench/l4.json)
 	$(CARGO) run --profile dist --package ambit-bench -- $(BENCH_ARGS)
 
+.PHONY: bench-cluster
+bench-cluster: setup ## The local cluster at size: 200 pods, 5,000 objects, 100 watchers
+	$(CARGO) build --profile dist --package ambit-cli --package ambit-bench
+	target/dist/ambit-bench cluster $(BENCH_ARGS)
+
+.PHONY: fuzz
+fuzz: ## Any bytes for what reads bytes, a minute for each target
+	$(CARGO) xtask fuzz
+
 .PHONY: nightly
-nightly: lint test demo kube-api kube-mixed kube-real bench ## Everything, the long suites included
+nightly: lint test demo kube-api kube-kubectl kube-clients kube-mixed kube-real fuzz bench bench-cluster ## Everything, the long suites included
 
 .PHONY: clean
 clean: ## Remove build output

@@ -25,6 +25,12 @@ pub fn on_create(
     {
         node_restriction::on_create(node, value)?;
     }
+    // Its end waits for what is in it.
+    if resource.is("", "Namespace")
+        && let Some(spec) = object::child(value, "spec")
+    {
+        spec.insert("finalizers".into(), serde_json::json!(["kubernetes"]));
+    }
     if resource.is("", "Pod") {
         priority(api, value)?;
         service_account(api, value)?;
@@ -185,17 +191,33 @@ fn tolerations(pod: &mut Value) {
     }
 }
 
+/// The class of pods that name none: of several, the one of the least value.
+fn default_class(api: &Api) -> Option<String> {
+    let (_, classes) = api.store.list("priorityclasses.scheduling.k8s.io", None);
+    let value = |class: &Value| class.get("value").and_then(Value::as_i64);
+    classes
+        .iter()
+        .map(|class| class.value())
+        .filter(|class| class.get("globalDefault") == Some(&Value::Bool(true)))
+        .min_by_key(|class| value(class))
+        .map(|class| object::name(class).to_string())
+}
+
 /// The plugin `Priority`: a class name becomes a number.
 fn priority(api: &Api, pod: &mut Value) -> Result<()> {
     let pod_name = object::name(pod).to_string();
     let Some(spec) = object::child(pod, "spec") else {
         return Ok(());
     };
-    let class = spec
+    let mut class = spec
         .get("priorityClassName")
         .and_then(Value::as_str)
         .unwrap_or_default()
         .to_string();
+    if let Some(default) = default_class(api).filter(|_| class.is_empty()) {
+        spec.insert("priorityClassName".into(), default.clone().into());
+        class = default;
+    }
     let mut policy = Value::from("PreemptLowerPriority");
     let number = if class.is_empty() {
         0
@@ -218,6 +240,13 @@ fn priority(api: &Api, pod: &mut Value) -> Result<()> {
             .and_then(Value::as_i64)
             .unwrap_or(0)
     };
+    let given = spec.get("priority").and_then(Value::as_i64);
+    if let Some(given) = given.filter(|given| *given != number) {
+        let why = format!(
+            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {number} from the given PriorityClass name"
+        );
+        return Err(ApiError::forbidden("", "pods", &pod_name, &why));
+    }
     spec.insert("priority".into(), number.into());
     object::set_default(spec, "preemptionPolicy", policy);
     Ok(())

@@ -23,7 +23,7 @@ pub struct Decoded {
 /// Reads the body of a create or update. `kind` is used where protobuf bodies name none.
 pub fn object(content_type: &str, bytes: &[u8]) -> Result<Decoded> {
     match content_type {
-        "" | "application/json" | "text/plain" | "application/x-www-form-urlencoded" => json(bytes),
+        "" | "application/json" => json(bytes),
         "application/yaml" | "text/yaml" | "application/apply-patch+yaml" => yaml(bytes),
         "application/vnd.kubernetes.protobuf" => Ok(Decoded {
             value: protobuf::decode(bytes)?,

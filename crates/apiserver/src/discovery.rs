@@ -8,8 +8,10 @@ use crate::{
     object::encode,
     registry::{Resource, Subresource},
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, Response, StatusCode, header};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 /// Resources by group and version, versions in order of preference.
@@ -26,6 +28,10 @@ fn groups(api: &Api) -> Groups {
     }
     for versions in groups.values_mut() {
         versions.sort_by_key(|(v, _)| Reverse(version_order(v)));
+        // Clients show `all` in this order.
+        for (_, resources) in versions {
+            resources.sort_by(|a, b| a.plural.cmp(&b.plural));
+        }
     }
     groups
 }
@@ -93,6 +99,9 @@ pub fn resources(api: &Api, group: &str, version: &str) -> Option<Value> {
             }
             if !r.categories.is_empty() {
                 map.insert("categories".into(), json!(r.categories));
+            }
+            if r.custom().is_some() {
+                map.insert("storageVersionHash".into(), storage_hash(r).into());
             }
         }
         entries.push(entry);
@@ -169,6 +178,17 @@ fn discovery_item(group: &str, versions: &[(Arc<str>, Vec<Arc<Resource>>)]) -> V
         name => json!({ "name": name }),
     };
     json!({"metadata": metadata, "versions": versions})
+}
+
+/// Names the version that objects are stored in, without telling it: when it changes, who moves
+/// stored objects has work to do.
+fn storage_hash(r: &Resource) -> String {
+    let own = r.api_version();
+    let stored = r
+        .custom()
+        .map(|version| version.storage.api_version.as_str());
+    let text = format!("{}/{}", stored.unwrap_or(&own), r.kind);
+    STANDARD.encode(&Sha256::digest(text.as_bytes())[..8])
 }
 
 fn discovery_resource(r: &Resource) -> Value {

@@ -23,13 +23,22 @@ pub fn present<'a>(resource: &Resource, value: &'a Value) -> Cow<'a, Value> {
     if resource.group.is_empty() {
         return Cow::Borrowed(value);
     }
-    Cow::Owned(renamed(value, &resource.api_version(), |name| {
+    let mut event = renamed(value, &resource.api_version(), |name| {
         NAMES
             .iter()
             .chain(&MORE_NAMES)
             .find(|(_, core)| *core == name)
             .map(|(new, _)| *new)
-    }))
+    });
+    // Empty, the older group shows them and this one does not.
+    if let Some(map) = event.as_object_mut() {
+        for key in ["reportingController", "reportingInstance"] {
+            if map.get(key).is_some_and(|text| text == "") {
+                map.shift_remove(key);
+            }
+        }
+    }
+    Cow::Owned(event)
 }
 
 /// An event as it is stored.

@@ -29,6 +29,7 @@ mod hooks;
 mod http;
 pub mod kubeconfig;
 mod kubelet;
+mod list_options;
 mod namespaces;
 mod node_restriction;
 mod object;
@@ -36,8 +37,8 @@ mod openapi;
 mod ops;
 mod patch;
 pub mod pki;
-#[cfg(test)]
-mod properties;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 mod protobuf;
 mod quantity;
 mod rbac;

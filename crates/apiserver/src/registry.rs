@@ -21,6 +21,23 @@ pub const ALL_VERBS: &[&str] = &[
     "watch",
 ];
 
+/// Verbs of namespaces: nobody deletes all of them.
+pub const VERBS_OF_NAMESPACES: &[&str] = &[
+    "create", "delete", "get", "list", "patch", "update", "watch",
+];
+
+/// Verbs of custom resources, in the order in which Kubernetes names them.
+pub const CUSTOM_VERBS: &[&str] = &[
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "create",
+    "update",
+    "watch",
+];
+
 /// One version of one resource, as it is served.
 #[derive(Debug)]
 pub struct Resource {

@@ -341,6 +341,23 @@ impl ApiError {
         Self::new(StatusCode::GONE, "Expired", message)
     }
 
+    /// The revision that was asked for has not been reached; the client may come again.
+    pub fn future_version(asked: u64, now: u64) -> Self {
+        let message = format!("Timeout: Too large resource version: {asked}, current: {now}");
+        let mut e = Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message);
+        e.details = json!({
+            "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+            "retryAfterSeconds": 1,
+        });
+        e
+    }
+
+    /// A failure for which Kubernetes has no reason and answers 500, although the client is to
+    /// blame.
+    pub fn odd(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "", message)
+    }
+
     /// A list cannot be continued; the client must start it again.
     pub fn continue_expired() -> Self {
         Self::new(

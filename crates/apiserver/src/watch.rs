@@ -4,6 +4,7 @@ use crate::{
     api::Api,
     crd::Life,
     http::{Body, View, streamed},
+    list_options::{ListOptions, Version},
     registry::Resource,
     request::Query,
     selectors::{FieldSelector, LabelSelector},
@@ -53,31 +54,17 @@ impl Scope {
 
 /// Answers a watch request.
 pub fn start(api: &Arc<Api>, scope: Scope, view: View, query: &Query) -> Result<Body> {
-    let initial = query.flag("sendInitialEvents");
-    check_options(query, initial)?;
-    let timeout = query
-        .get("timeoutSeconds")
-        .and_then(|t| t.parse().ok())
-        .filter(|t| *t > 0)
-        .map_or(DEFAULT_TIMEOUT, Duration::from_secs);
-    let requested = match query.get("resourceVersion").unwrap_or_default() {
-        "" | "0" => None,
-        text => Some(text.parse::<u64>().map_err(|_| {
-            ApiError::bad_request(format!(
-                "resourceVersion: Invalid value: {text:?}: must be a number"
-            ))
-        })?),
-    };
+    let options = ListOptions::parse(query, true)?;
+    let timeout = options.timeout.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
     // Subscribe first, so that no change falls between the state and the stream.
     let changed = api.store.subscribe(&scope.resource.storage);
-    let bookmarks = query.flag("allowWatchBookmarks");
     let mut watcher = Watcher {
         tables: Tables::new(&scope.resource, view, query.get("includeObject")),
         cursor: 0,
         pending: VecDeque::new(),
         ends: Instant::now() + timeout,
         bookmark_at: Instant::now() + BOOKMARK_EVERY,
-        bookmarks,
+        bookmarks: options.bookmarks,
         finished: false,
         life: scope.resource.custom().map(|version| version.life.clone()),
         api: api.clone(),
@@ -85,29 +72,16 @@ pub fn start(api: &Arc<Api>, scope: Scope, view: View, query: &Query) -> Result<
         scope,
         view,
     };
-    match requested {
-        Some(version) if !initial => watcher.cursor = version,
-        _ => watcher.send_state(initial && bookmarks),
+    match (options.initial, options.version) {
+        (Some(true), _) => watcher.send_state(options.bookmarks),
+        (_, Version::AtLeast(version) | Version::Exact(version)) => watcher.cursor = version,
+        (Some(false), Version::Any) => watcher.cursor = api.store.revision(),
+        (None, Version::Any) => watcher.send_state(false),
     }
     Ok(streamed(stream::unfold(
         watcher,
         |mut watcher| async move { watcher.next().await.map(|piece| (Ok(piece), watcher)) },
     )))
-}
-
-fn check_options(query: &Query, initial: bool) -> Result<()> {
-    let matching = query.get("resourceVersionMatch");
-    if initial && matching != Some("NotOlderThan") {
-        return Err(ApiError::unprocessable(
-            "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ));
-    }
-    if !initial && matching.is_some() {
-        return Err(ApiError::unprocessable(
-            "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        ));
-    }
-    Ok(())
 }
 
 struct Watcher {
@@ -230,7 +204,21 @@ impl Watcher {
         match (before, after) {
             (false, true) => self.write(piece, "ADDED", &change.after),
             (true, true) => self.write(piece, "MODIFIED", &change.after),
-            (true, false) => self.write(piece, "DELETED", &change.after),
+            (true, false) if change.deleted => self.write(piece, "DELETED", &change.after),
+            // It is still there: what the watch loses is what it had.
+            (true, false) => {
+                if let Some(before) = &change.before {
+                    let mut last = before.value().clone();
+                    let revision = change.revision.to_string();
+                    crate::object::set_metadata(
+                        &mut last,
+                        "resourceVersion",
+                        Some(revision.into()),
+                    );
+                    let last = crate::object::Object::new(last, change.revision);
+                    self.write(piece, "DELETED", &Arc::new(last));
+                }
+            }
             (false, false) => {}
         }
     }

@@ -7,6 +7,7 @@
 //! namespace, fed over ZDS, with certificates from an authority and the capture rules of a pod. A
 //! capture proves before the first round and after the last that traffic took the tunnel.
 
+mod cluster;
 mod contender;
 mod cpu;
 mod load;
@@ -66,9 +67,11 @@ pub struct Options {
     ambit: Option<PathBuf>,
 }
 
-/// The parts that run as processes of their own, in a pod or on a node.
+/// Another benchmark, and the parts that run as processes of their own, in a pod or on a node.
 #[derive(Subcommand)]
 enum Part {
+    /// The local cluster at size: starts of pods, lists, memory.
+    Cluster(cluster::Options),
     /// The application under load.
     #[command(hide = true)]
     Serve,
@@ -95,6 +98,7 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.part {
         None => run::run(&cli.options),
+        Some(Part::Cluster(options)) => cluster::run(&options),
         Some(Part::Serve) => server::serve(),
         Some(Part::Relay(place)) => relay::run(&place),
         Some(Part::Ztunnel) => ambit_ztunnel::run(),

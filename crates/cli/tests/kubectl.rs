@@ -86,24 +86,9 @@ fn texts(output: &Output) -> (String, String) {
     (text(&output.stdout), text(&output.stderr))
 }
 
-/// A stock kubectl: the newest versioned binary beside the one in PATH, which may be a dispatcher.
+/// A stock kubectl: the newest that is installed.
 fn stock() -> Option<PathBuf> {
-    let paths = std::env::var_os("PATH")?;
-    let found = std::env::split_paths(&paths)
-        .map(|d| d.join("kubectl"))
-        .find(|p| p.is_file())?;
-    let real = found.canonicalize().ok()?;
-    let mut versioned: Vec<PathBuf> = std::fs::read_dir(real.parent()?)
-        .ok()?
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| {
-            p.file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with("kubectl.1."))
-        })
-        .collect();
-    versioned.sort();
-    Some(versioned.pop().unwrap_or(real))
+    ambit_testkit::kubectls().pop().map(|kubectl| kubectl.path)
 }
 
 const MANIFEST: &str = r#"

@@ -23,6 +23,7 @@
 
 mod capture;
 mod certs;
+mod kubectl;
 mod leaks;
 mod namespace;
 mod netlink;
@@ -34,6 +35,7 @@ mod wait;
 
 pub use capture::Capture;
 pub use certs::{Issued, TestCa};
+pub use kubectl::{Kubectl, kubectls};
 pub use leaks::Snapshot;
 pub use namespace::Namespace;
 pub use network::{Network, Node, Pod};

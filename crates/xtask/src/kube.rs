@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::Context;
 
 mod build;
+mod clients;
 mod control_plane;
 mod interrupt;
 mod machine;
@@ -30,6 +31,14 @@ pub enum Args {
         /// Only the areas whose name contains this
         filter: Option<String>,
     },
+    /// Compare what every kubectl printed with what it prints on the real control plane
+    Kubectl {
+        /// Write the answers anew instead of comparing them
+        #[arg(long)]
+        record: bool,
+    },
+    /// Run the program of client-go and controller-runtime against our API server and the real one
+    Clients,
 }
 
 /// Does it. Returns whether every check held.
@@ -40,6 +49,24 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<bool> {
     let programs = build::programs(root)?;
     match args {
         Args::Build => Ok(true),
+        Args::Kubectl { record } => {
+            let mut matrix = test(root, "kubectl_matrix");
+            matrix.env("MATRIX_KUBERNETES", &programs.folder);
+            if *record {
+                matrix.env("MATRIX_RECORD", "1");
+            }
+            supervise::to_end(&mut matrix, &Interrupt::watch()?)
+        }
+        Args::Clients => {
+            let interrupt = Interrupt::watch()?;
+            let clients = build::clients(root)?;
+            println!("Ambit's API server:");
+            let ours = clients::against_ours(&clients, &interrupt)?;
+            println!("Kubernetes {}:", programs.version);
+            let control_plane = ControlPlane::start(&programs, Extent::Api, &interrupt)?;
+            let theirs = clients::run(&clients, &control_plane.kubeconfig(), &interrupt)?;
+            Ok(ours && theirs)
+        }
         Args::Api { record, filter } => {
             let interrupt = Interrupt::watch()?;
             let control_plane = ControlPlane::start(&programs, Extent::Api, &interrupt)?;
@@ -48,7 +75,8 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<bool> {
                 programs.version,
                 control_plane.url()
             );
-            let mut cases = cases(root, filter.as_deref());
+            let mut cases = test(root, "oracle");
+            cases.args(filter);
             cases.env("ORACLE_KUBECONFIG", control_plane.kubeconfig());
             if *record {
                 cases.env("ORACLE_RECORD", "1");
@@ -70,20 +98,19 @@ pub fn programs(root: &Path) -> anyhow::Result<PathBuf> {
     Ok(build::programs(root)?.folder)
 }
 
-/// The cases are an ordinary test of the API server's crate. The whole workspace is named so that
-/// no dependency is compiled again with other features.
-fn cases(root: &Path, filter: Option<&str>) -> Command {
+/// An ordinary test of the workspace, which is named as a whole so that no dependency is compiled
+/// again with other features.
+fn test(root: &Path, name: &str) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        .args(["test", "--workspace", "--test", "oracle"])
-        .args(filter)
+        .args(["test", "--workspace", "--test", name])
         .current_dir(root);
     command
 }
 
 /// A command's standard output, without the line's end.
-fn printed(command: &mut Command) -> anyhow::Result<String> {
+pub fn printed(command: &mut Command) -> anyhow::Result<String> {
     let name = command.get_program().display().to_string();
     let output = command
         .output()

@@ -1,4 +1,4 @@
-//! Automation: `tidy`, `demo` and `image` need only cargo, `kube` needs Go.
+//! Automation: `tidy`, `demo`, `fuzz` and `image` need only cargo, `kube` needs Go.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod demo;
+mod fuzz;
 mod image;
 mod kube;
 mod tidy;
@@ -17,6 +18,8 @@ enum Command {
     Tidy,
     /// Walk through the mesh on a local cluster, checking every step
     Demo(demo::Args),
+    /// Feed parsers and patches with any bytes
+    Fuzz(fuzz::Args),
     /// Write container images of the mesh, without Docker and without a registry
     Image(image::Args),
     /// Build the real Kubernetes and run cases on it
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Tidy => tidy::run(&repository()),
         Command::Demo(args) => demo::run(&repository(), &args),
+        Command::Fuzz(args) => fuzz::run(&repository(), &args),
         Command::Image(args) => image::run(&repository(), &args),
         Command::Kube(args) => kube::run(&repository(), &args),
     };

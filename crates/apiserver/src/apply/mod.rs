@@ -152,8 +152,8 @@ pub fn same_managers(a: &Value, b: &Value) -> bool {
     timeless(a) == timeless(b)
 }
 
-/// A new object made by an apply.
-pub fn first(resource: &Resource, config: &Value, manager: &str) -> Value {
+/// The managers of a new object made by an apply: none if it says nothing.
+pub fn first(resource: &Resource, config: &Value, manager: &str) -> Option<Value> {
     let mut shape = None;
     let fields = walk::paths(Node::root(resource, &mut shape), config);
     let entry = Entry {
@@ -164,7 +164,7 @@ pub fn first(resource: &Resource, config: &Value, manager: &str) -> Value {
         time: object::now(),
         fields,
     };
-    json!([entry.to_value()])
+    (!entry.fields.is_empty()).then(|| json!([entry.to_value()]))
 }
 
 /// What an apply makes of an object: the new object with its managers, or the conflicts.
@@ -271,7 +271,7 @@ mod tests {
 
     fn applied(manager: &str, config: &Value) -> Value {
         let mut live = config.clone();
-        live["metadata"]["managedFields"] = first(&deployments(), config, manager);
+        live["metadata"]["managedFields"] = first(&deployments(), config, manager).unwrap();
         live
     }
 

@@ -12,6 +12,7 @@ use crate::{
 use http::{HeaderMap, header};
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -102,9 +103,15 @@ pub fn from_certificate(der: &CertificateDer<'_>) -> Option<User> {
         .map(str::to_string)
         .collect();
     groups.push("system:authenticated".into());
+    let print: String = Sha256::digest(der)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    let credential = (CREDENTIAL.to_string(), vec![format!("X509SHA256={print}")]);
     (!name.is_empty()).then(|| User {
         name,
         groups,
+        extra: [credential].into(),
         ..User::default()
     })
 }

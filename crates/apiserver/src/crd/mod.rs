@@ -164,11 +164,22 @@ pub fn stored(version: &CustomVersion, mut value: Value) -> Value {
     let storage = &version.storage;
     if object::text(&value, "/apiVersion") != storage.api_version {
         convert(&mut value, &storage.api_version, storage.schema.as_deref());
+        storage.fill(&mut value);
     }
     value
 }
 
-/// A stored object as a version shows it: pruned and with defaults by its schema as it is now.
+impl Storage {
+    /// What is stored has the defaults of the version that it is stored in, and no other's.
+    fn fill(&self, value: &mut Value) {
+        if let Some(schema) = &self.schema {
+            prune::default(schema, value);
+        }
+    }
+}
+
+/// A stored object as a version shows it: with the defaults of the stored version and pruned, both
+/// by the schemas as they are now.
 pub fn present<'a>(
     resource: &Resource,
     version: &CustomVersion,
@@ -182,6 +193,7 @@ pub fn present<'a>(
         return Cow::Borrowed(value);
     }
     let mut value = value.clone();
+    version.storage.fill(&mut value);
     convert(&mut value, &api_version, version.schema.as_deref());
     Cow::Owned(value)
 }
@@ -205,9 +217,6 @@ fn convert(value: &mut Value, api_version: &str, schema: Option<&Structural>) {
     // A stored object has metadata that was checked when it came.
     if let Err(why) = prune::prune(schema, value, &mut Findings::default()) {
         tracing::warn!(why, api_version, "a stored object does not fit its schema");
-    }
-    if let Some(schema) = schema {
-        prune::default(schema, value);
     }
 }
 

@@ -190,10 +190,33 @@ fn resource(crd: &Value, version: &Value, compiled: CustomVersion) -> Resource {
         categories: list("categories"),
         namespaced: object::text(spec, "/scope") == "Namespaced",
         storage: object::name(crd).into(),
-        verbs: registry::ALL_VERBS,
+        verbs: registry::CUSTOM_VERBS,
         subresources,
         schema: Schema::Custom(Arc::new(compiled)),
         inert: None,
+    }
+}
+
+/// What users of a deprecated version are told, and what to use instead.
+fn deprecation(version: &Value, spec: &Value) -> String {
+    let (group, kind) = (
+        object::text(spec, "/group"),
+        object::text(spec, "/names/kind"),
+    );
+    let text = format!(
+        "{group}/{} {kind} is deprecated",
+        object::text(version, "/name")
+    );
+    let is = |v: &Value, key: &str| v.get(key) == Some(&Value::Bool(true));
+    let versions = spec.get("versions").and_then(Value::as_array);
+    let good = versions.into_iter().flatten();
+    let good = good.filter(|v| is(v, "served") && !is(v, "deprecated"));
+    match good
+        .map(|v| object::text(v, "/name"))
+        .max_by_key(|name| super::version_order(name))
+    {
+        Some(name) => format!("{text}; use {group}/{name} {kind}"),
+        None => text,
     }
 }
 
@@ -220,14 +243,7 @@ fn describe(version: &Value, spec: &Value) -> CustomVersion {
     });
     let deprecated = version.get("deprecated") == Some(&Value::Bool(true));
     let warning = version.get("deprecationWarning").and_then(Value::as_str);
-    let default_warning = || {
-        format!(
-            "{}/{} {} is deprecated",
-            object::text(spec, "/group"),
-            object::text(version, "/name"),
-            object::text(spec, "/names/kind")
-        )
-    };
+    let default_warning = || deprecation(version, spec);
     let selectable = array("/selectableFields").map(|f| object::text(f, "/jsonPath"));
     CustomVersion {
         source: version

@@ -10,6 +10,7 @@ use crate::{
     crd,
     object::{self, set_default},
     registry::{Resource, Schema},
+    services,
 };
 use serde_json::{Map, Value, json};
 
@@ -21,10 +22,13 @@ pub fn on_create(resource: &Resource, value: &mut Value) {
     apply(resource, value);
     match (resource.group.as_ref(), resource.kind.as_ref()) {
         ("", "Namespace") => namespace(value),
+        ("", "Node") => node(value),
+        ("", "ResourceQuota") => status(value, json!({})),
         ("", "Pod") => pod::new_status(value),
         ("", "Service") => status(value, json!({"loadBalancer": {}})),
         ("apps", "Deployment") => status(value, json!({})),
-        ("apps", "ReplicaSet" | "StatefulSet") => status(value, json!({"replicas": 0})),
+        ("apps", "ReplicaSet") => status(value, json!({"replicas": 0})),
+        ("apps", "StatefulSet") => status(value, json!({"replicas": 0, "availableReplicas": 0})),
         ("apps", "DaemonSet") => status(
             value,
             json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0}),
@@ -47,8 +51,11 @@ pub fn on_create(resource: &Resource, value: &mut Value) {
 }
 
 /// Defaults of a changed object.
-pub fn on_update(resource: &Resource, _current: &Value, value: &mut Value) {
+pub fn on_update(resource: &Resource, current: &Value, value: &mut Value) {
     apply(resource, value);
+    if resource.is("", "Service") {
+        services::drop_dependent(current, value);
+    }
 }
 
 /// Defaults that a CRD's schema declares.
@@ -70,9 +77,18 @@ fn apply(resource: &Resource, value: &mut Value) {
             if let Some(spec) = object::child(value, "spec") {
                 pod::spec(spec);
             }
+            pod::conditions(value);
         }
         ("", "Service") => service(value),
         ("", "Secret") => secret(value),
+        ("", "Endpoints") => endpoints(value),
+        ("", "Event") | ("events.k8s.io", "Event") => event(value),
+        ("", "PersistentVolumeClaim") => {
+            if let Some(spec) = object::child(value, "spec") {
+                set_default(spec, "volumeMode", "Filesystem");
+            }
+        }
+        ("autoscaling", "HorizontalPodAutoscaler") => autoscaler(value),
         ("", "Namespace") => {
             let name = object::name(value).to_string();
             if let Some(metadata) = object::metadata(value) {
@@ -109,10 +125,49 @@ fn apply(resource: &Resource, value: &mut Value) {
     }
 }
 
-fn namespace(value: &mut Value) {
-    if let Some(spec) = object::child(value, "spec") {
-        spec.insert("finalizers".into(), json!(["kubernetes"]));
+/// A node's ranges begin with its first one.
+fn node(value: &mut Value) {
+    let Some(spec) = object::child(value, "spec") else {
+        return;
+    };
+    if let Some(first) = spec.get("podCIDR").cloned() {
+        set_default(spec, "podCIDRs", json!([first]));
     }
+}
+
+/// Fields of events that are there even when they say nothing.
+fn event(value: &mut Value) {
+    let Some(map) = value.as_object_mut() else {
+        return;
+    };
+    set_default(map, "reportingComponent", "");
+    set_default(map, "reportingInstance", "");
+    set_default(map, "source", json!({}));
+}
+
+fn endpoints(value: &mut Value) {
+    let Some(map) = value.as_object_mut() else {
+        return;
+    };
+    for subset in items(map, "subsets") {
+        for port in items(subset, "ports") {
+            set_default(port, "protocol", "TCP");
+        }
+    }
+}
+
+/// One pod at least, and four fifths of the processor time that pods ask for.
+fn autoscaler(value: &mut Value) {
+    let Some(spec) = object::child(value, "spec") else {
+        return;
+    };
+    set_default(spec, "minReplicas", 1);
+    let utilization = json!({"type": "Utilization", "averageUtilization": 80});
+    let processor = json!({"type": "Resource", "resource": {"name": "cpu", "target": utilization}});
+    set_default(spec, "metrics", json!([processor]));
+}
+
+fn namespace(value: &mut Value) {
     status(value, json!({"phase": "Active"}));
 }
 
@@ -146,11 +201,22 @@ fn service(value: &mut Value) {
             }
         }
     }
+    if kind != "ExternalName" {
+        set_default(spec, "internalTrafficPolicy", "Cluster");
+    }
     if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
         set_default(spec, "externalTrafficPolicy", "Cluster");
     }
     if kind == "LoadBalancer" {
         set_default(spec, "allocateLoadBalancerNodePorts", true);
+    }
+    if let Some(balancer) = value
+        .pointer_mut("/status/loadBalancer")
+        .and_then(Value::as_object_mut)
+    {
+        for ingress in items(balancer, "ingress").filter(|ingress| ingress.contains_key("ip")) {
+            set_default(ingress, "ipMode", "VIP");
+        }
     }
 }
 
@@ -178,6 +244,9 @@ fn endpoint_slice(value: &mut Value) {
     let Some(map) = value.as_object_mut() else {
         return;
     };
+    for endpoint in items(map, "endpoints") {
+        set_default(endpoint, "conditions", json!({}));
+    }
     for port in items(map, "ports") {
         set_default(port, "name", "");
         set_default(port, "protocol", "TCP");

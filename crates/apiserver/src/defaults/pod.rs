@@ -26,7 +26,11 @@ pub fn spec(spec: &mut Map<String, Value>) {
     }
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         for container in items(spec, list) {
-            self::container(container, host_network, list != "ephemeralContainers");
+            let is_ephemeral = list == "ephemeralContainers";
+            self::container(container, host_network, !is_ephemeral);
+            if is_ephemeral {
+                set_default(container, "resources", json!({}));
+            }
         }
     }
     for volume in items(spec, "volumes") {
@@ -89,7 +93,13 @@ fn container(container: &mut Map<String, Value>, host_network: bool, full: bool)
         }
     }
     for env in items(container, "env") {
-        field_ref(env.get_mut("valueFrom").and_then(|v| v.get_mut("fieldRef")));
+        let source = env.get_mut("valueFrom").and_then(Value::as_object_mut);
+        let Some(source) = source else { continue };
+        field_ref(source.get_mut("fieldRef"));
+        let resource = source.get_mut("resourceFieldRef");
+        if let Some(resource) = resource.and_then(Value::as_object_mut) {
+            set_default(resource, "divisor", "0");
+        }
     }
     requests(container);
 }
@@ -185,6 +195,20 @@ fn is_latest(image: &str) -> bool {
     name.split_once(':').is_none_or(|(_, tag)| tag == "latest")
 }
 
+/// A condition says when it was looked at, if only that nobody knows.
+pub fn conditions(pod: &mut Value) {
+    let conditions = pod.pointer_mut("/status/conditions");
+    for condition in conditions
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        if let Some(condition) = condition.as_object_mut() {
+            condition.entry("lastProbeTime").or_insert(Value::Null);
+        }
+    }
+}
+
 /// The status of a new pod.
 pub fn new_status(pod: &mut Value) {
     let class = quality(pod.pointer("/spec").unwrap_or(&Value::Null));
@@ -193,10 +217,6 @@ pub fn new_status(pod: &mut Value) {
             "status".into(),
             json!({"phase": "Pending", "qosClass": class}),
         );
-    }
-    if let Some(spec) = object::child(pod, "spec") {
-        // Ephemeral containers are added through their own subresource.
-        spec.shift_remove("ephemeralContainers");
     }
 }
 

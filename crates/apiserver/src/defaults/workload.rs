@@ -181,10 +181,14 @@ pub fn cron_job(value: &mut Value) {
     set_default(spec, "suspend", false);
     set_default(spec, "successfulJobsHistoryLimit", 3);
     set_default(spec, "failedJobsHistoryLimit", 1);
-    if let Some(inner) = spec
-        .get_mut("jobTemplate")
-        .and_then(|t| object::child(t, "spec"))
-    {
+    let Some(job) = spec.get_mut("jobTemplate") else {
+        return;
+    };
+    object::child(job, "metadata");
+    if let Some(inner) = object::child(job, "spec") {
+        if let Some(pod) = inner.get_mut("template") {
+            object::child(pod, "metadata");
+        }
         template(inner);
     }
 }

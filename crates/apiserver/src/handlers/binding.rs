@@ -9,7 +9,7 @@ use crate::{
     object,
     ops::{self, Part},
     registry::Resource,
-    status::{ApiError, Cause, Result},
+    status::{ApiError, Result},
 };
 use ::http::Response;
 use serde_json::{Value, json};
@@ -32,12 +32,7 @@ pub async fn bind(
     let body = admitted.await?;
     let node = object::text(&body, "/target/name").to_string();
     if node.is_empty() {
-        return Err(ApiError::invalid(
-            "",
-            "Binding",
-            pod,
-            vec![Cause::required("target.name", "")],
-        ));
+        return Err(ApiError::odd("target.name: Required value"));
     }
     ops::update_own(
         &context.api,

@@ -6,10 +6,11 @@ use crate::{
     decode::{self, Decoded},
     events,
     http::{self as answer, Body},
+    list_options::number,
     ops::{self, DeleteOptions, Part, Writer},
     patch::{self, PatchKind},
     registry::{Resource, Schema},
-    status::{self, ApiError, Result},
+    status::{self, ApiError, Cause, Result},
     views,
 };
 use ::http::{Request, Response, StatusCode};
@@ -44,13 +45,23 @@ pub async fn replace(
     let decoded = decode::object(&content_type, &bytes)?;
     let mut writer = context.writer()?;
     let proposed = ops::shape(resource, decoded, &mut writer)?;
+    let name = context.target.name.as_str();
+    if crate::object::name(&proposed).is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )));
+    }
+    let version = crate::object::text(&proposed, "/metadata/resourceVersion");
+    if !version.is_empty() && version.parse::<u64>().is_err() {
+        let why = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
+        return Err(ApiError::odd(why));
+    }
     ops::update::require_version(resource, &proposed)?;
     let proposed = events::stored(resource, proposed);
-    let (namespace, name) = (context.namespace(), context.target.name.as_str());
     let updated = ops::update(
         &context.api,
         resource,
-        namespace,
+        context.namespace(),
         name,
         part,
         &mut writer,
@@ -72,6 +83,16 @@ pub async fn patch(
     if kind == PatchKind::Apply {
         return apply(context, resource, &bytes, part).await;
     }
+    if context.query.flag("force") {
+        let why = "may not be specified for non-apply patch";
+        let cause = Cause::forbidden("force", why);
+        return Err(ApiError::invalid(
+            "meta.k8s.io",
+            "PatchOptions",
+            "",
+            vec![cause],
+        ));
+    }
     let body = decode::json(&bytes)?;
     let mut writer = context.writer()?;
     let (namespace, name) = (context.namespace(), context.target.name.as_str());
@@ -89,14 +110,30 @@ pub async fn patch(
                 value: patched,
                 duplicates: body.duplicates.clone(),
             };
-            Ok(events::stored(
-                resource,
-                ops::shape(resource, decoded, writer)?,
-            ))
+            let next = ops::shape_patched(resource, &body.value, decoded, writer)?;
+            same_uid(resource, &current, &next)?;
+            Ok(events::stored(resource, next))
         },
     )
     .await?;
     context.object(StatusCode::OK, resource, &updated, &writer.warnings)
+}
+
+/// A patch cannot give an object another identity.
+fn same_uid(resource: &Resource, current: &Value, next: &Value) -> Result<()> {
+    let uid = crate::object::uid(next);
+    if uid.is_empty() || uid == crate::object::uid(current) {
+        return Ok(());
+    }
+    // Kubernetes checks, and says, it twice.
+    let cause = Cause::invalid("metadata.uid", &uid.into(), "field is immutable");
+    let (group, kind, name) = (
+        &resource.group,
+        &resource.kind,
+        crate::object::name(current),
+    );
+    let causes = vec![cause.clone(), cause];
+    Err(ApiError::invalid(group, kind, name, causes))
 }
 
 /// Server-side apply: creates the object, or merges what its manager wants into it.
@@ -128,7 +165,7 @@ async fn apply(
             )));
         }
     }
-    let config = ops::shape(resource, decoded, &mut writer)?;
+    let config = ops::shape_applied(resource, decoded)?;
     let mut config = events::stored(resource, config);
     limit_to(resource, part, &mut config);
     let (namespace, name) = (context.namespace(), context.target.name.as_str());
@@ -208,12 +245,20 @@ async fn delete_options(
         true => Value::Null,
         false => decode::object(&content_type, &bytes)?.value,
     };
+    let kind = crate::object::text(&body, "/kind");
+    if !matches!(kind, "" | "DeleteOptions") {
+        let version = crate::object::text(&body, "/apiVersion");
+        return Err(ApiError::bad_request(format!(
+            "no kind {kind:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\""
+        )));
+    }
     let mut options = DeleteOptions::parse(&body)?;
     let query = &context.query;
-    if let Some(grace) = query.get("gracePeriodSeconds").and_then(|g| g.parse().ok()) {
+    if let Some(grace) = number(query, "gracePeriodSeconds")? {
         options.grace_period_seconds.get_or_insert(grace);
     }
     if let Some(policy) = query.get("propagationPolicy") {
+        DeleteOptions::check_propagation(policy)?;
         options.propagation.get_or_insert(policy.to_string());
     }
     let dry_run = body.pointer("/dryRun/0").and_then(Value::as_str) == Some("All");
@@ -239,8 +284,8 @@ pub async fn delete(
         &mut writer,
     )
     .await?;
-    // What is deleted but not gone is shown; so is a pod, whose clients look at it.
-    if !gone || resource.is("", "Pod") {
+    // What is deleted but not gone is shown; of some kinds, what is gone, too.
+    if !gone || shows_deleted(resource) {
         return context.object(StatusCode::OK, resource, &object, &writer.warnings);
     }
     let uid = crate::object::uid(object.value());
@@ -250,6 +295,20 @@ pub async fn delete(
     );
     answer::add_warnings(response.headers_mut(), &writer.warnings);
     Ok(response)
+}
+
+/// Kinds whose deletion answers with the object, as in Kubernetes.
+fn shows_deleted(resource: &Resource) -> bool {
+    let kinds = [
+        "PersistentVolume",
+        "PersistentVolumeClaim",
+        "Pod",
+        "PodTemplate",
+        "ResourceQuota",
+        "Service",
+        "ServiceAccount",
+    ];
+    resource.group.is_empty() && kinds.contains(&resource.kind.as_ref())
 }
 
 /// DELETE of everything that a selector matches.

@@ -35,6 +35,11 @@ pub async fn evict(
     let body = body(request).await?;
     let (namespace, name) = (context.namespace(), context.target.name.as_str());
     let pod = ops::get(&context.api, resource, namespace, name)?;
+    let named = object::name(&body);
+    if !named.is_empty() && named != name {
+        let why = "name in URL does not match name in Eviction object";
+        return Err(ApiError::bad_request(why));
+    }
     let mut writer = context.writer()?;
     let body = match body.is_object() {
         true => body,

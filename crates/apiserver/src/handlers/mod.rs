@@ -155,20 +155,30 @@ async fn resource(context: Context, request: Request<Incoming>) -> Result<Respon
     {
         return Err(ApiError::unknown_path());
     }
+    if !resource.namespaced && !target.object_namespace().is_empty() {
+        return Err(ApiError::unknown_path());
+    }
     if !target.subresource.is_empty() {
         return subresources::subresource(context, resource, request).await;
     }
-    let of_one = matches!(target.verb, "update" | "patch");
-    if !resource.verbs.contains(&target.verb) || (of_one && target.name.is_empty()) {
+    let is_review = resource.verbs == ["create"];
+    if is_review && !target.name.is_empty() {
+        return Err(ApiError::unknown_path());
+    }
+    // What is created is named in its body, what is changed in the path.
+    let named = match target.verb {
+        "update" | "patch" => !target.name.is_empty(),
+        "create" => target.name.is_empty(),
+        _ => true,
+    };
+    if !resource.verbs.contains(&target.verb) || !named {
         return Err(ApiError::method_not_allowed());
     }
     match target.verb {
         "get" => read::get(&context, &resource),
         "list" => read::list(&context, &resource),
         "watch" => read::watch(&context, &resource),
-        "create" if resource.verbs == ["create"] => {
-            reviews::create(&context, &resource, request).await
-        }
+        "create" if is_review => reviews::create(&context, &resource, request).await,
         "create" => change::create(&context, &resource, request).await,
         "update" => change::replace(&context, &resource, request, crate::ops::Part::Object).await,
         "patch" => change::patch(&context, &resource, request, crate::ops::Part::Object).await,
@@ -236,7 +246,15 @@ impl Context {
 
     /// The form of the answer.
     fn view(&self) -> Result<View> {
-        answer::negotiate(&self.headers)
+        let view = answer::negotiate(&self.headers)?;
+        let include = self.query.get("includeObject").unwrap_or_default();
+        if matches!(view, View::Table(_)) && !matches!(include, "" | "Metadata" | "Object" | "None")
+        {
+            return Err(ApiError::bad_request(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: {include:?}: must be 'Metadata', 'Object', 'None', or empty"
+            )));
+        }
+        Ok(view)
     }
 
     /// The namespace of the object asked for.
@@ -261,6 +279,11 @@ impl Context {
     }
 
     fn deprecation(&self, resource: &Resource, response: &mut Response<Body>) {
+        if resource.is("", "Endpoints") {
+            let text =
+                "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+            add_warnings(response.headers_mut(), &[text.to_string()]);
+        }
         if let crate::registry::Schema::Custom(version) = &resource.schema
             && let Some(text) = &version.deprecation
         {

@@ -3,6 +3,7 @@
 use super::Context;
 use crate::{
     http::{self as answer, Body},
+    list_options::{self, ListOptions, Version, reached},
     ops,
     registry::{Resource, Schema},
     selectors::{FieldSelector, LabelSelector},
@@ -17,6 +18,9 @@ use std::sync::Arc;
 
 /// One object.
 pub fn get(context: &Context, resource: &Arc<Resource>) -> Result<Response<Body>> {
+    let version = context.query.get("resourceVersion").unwrap_or_default();
+    let version = list_options::revision(version).map_err(ApiError::odd)?;
+    reached(version, context.api.store.revision())?;
     let found = ops::get(
         &context.api,
         resource,
@@ -71,38 +75,24 @@ pub fn watch(context: &Context, resource: &Arc<Resource>) -> Result<Response<Bod
 pub fn list(context: &Context, resource: &Arc<Resource>) -> Result<Response<Body>> {
     let scope = scope(context, resource)?;
     let store = &context.api.store;
-    let limit = context
-        .query
-        .get("limit")
-        .and_then(|l| l.parse::<usize>().ok())
-        .filter(|l| *l > 0);
-    let token = context
-        .query
-        .get("continue")
-        .map(Token::decode)
-        .transpose()?;
-    check_version(context, token.is_some())?;
-    let (revision, all) = match &token {
-        None => match exact_version(context)? {
-            Some(exact) => {
-                let objects = store.list_at(&resource.storage, scope.namespace.as_deref(), exact);
-                (
-                    exact,
-                    objects.map_err(|f| ApiError::expired(exact, f.oldest))?,
-                )
+    let options = ListOptions::parse(&context.query, false)?;
+    let token = options.from.as_deref().map(Token::decode).transpose()?;
+    let at = |revision| store.list_at(&resource.storage, scope.namespace.as_deref(), revision);
+    let (revision, all) = match (&token, options.version) {
+        (Some(token), _) => {
+            let objects = at(token.revision).map_err(|_| ApiError::continue_expired())?;
+            (token.revision, objects)
+        }
+        (None, Version::Exact(exact)) => {
+            reached(exact, store.revision())?;
+            let objects = at(exact).map_err(|f| ApiError::expired(exact, f.oldest))?;
+            (exact, objects)
+        }
+        (None, version) => {
+            if let Version::AtLeast(version) = version {
+                reached(version, store.revision())?;
             }
-            None => store.list(&resource.storage, scope.namespace.as_deref()),
-        },
-        Some(token) => {
-            let objects = store.list_at(
-                &resource.storage,
-                scope.namespace.as_deref(),
-                token.revision,
-            );
-            (
-                token.revision,
-                objects.map_err(|_| ApiError::continue_expired())?,
-            )
+            store.list(&resource.storage, scope.namespace.as_deref())
         }
     };
     let after = token
@@ -112,7 +102,7 @@ pub fn list(context: &Context, resource: &Arc<Resource>) -> Result<Response<Body
         .into_iter()
         .filter(|o| scope.contains(o.value()))
         .filter(|o| after.is_none_or(|after| position(o.value()) > after));
-    let (objects, next) = match limit {
+    let (objects, next) = match options.limit {
         None => (matching.collect::<Vec<_>>(), None),
         Some(limit) => {
             let page: Vec<_> = matching.by_ref().take(limit).collect();
@@ -147,35 +137,6 @@ pub fn list(context: &Context, resource: &Arc<Resource>) -> Result<Response<Body
 
 fn position(value: &Value) -> (&str, &str) {
     (crate::object::namespace(value), crate::object::name(value))
-}
-
-/// The revision that `resourceVersionMatch=Exact` asks for.
-fn exact_version(context: &Context) -> Result<Option<u64>> {
-    if context.query.get("resourceVersionMatch") != Some("Exact") {
-        return Ok(None);
-    }
-    let text = context.query.get("resourceVersion").unwrap_or_default();
-    match text.parse() {
-        Ok(version) if version > 0 => Ok(Some(version)),
-        _ => Err(ApiError::unprocessable(
-            "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-        )),
-    }
-}
-
-fn check_version(context: &Context, continued: bool) -> Result<()> {
-    let version = context.query.get("resourceVersion").unwrap_or_default();
-    if continued && !matches!(version, "" | "0") {
-        return Err(ApiError::bad_request(
-            "specifying resource version is not allowed when using continue",
-        ));
-    }
-    if !version.is_empty() && version.parse::<u64>().is_err() {
-        return Err(ApiError::bad_request(format!(
-            "Invalid value: {version:?}: resourceVersion must be a number"
-        )));
-    }
-    Ok(())
 }
 
 /// Where a paged list goes on.

@@ -35,7 +35,10 @@ pub async fn create(
     let api = &context.api;
     let status = match resource.kind.as_ref() {
         "TokenReview" => token_review(context, &value)?,
-        "SelfSubjectReview" => json!({"userInfo": context.user.to_value()}),
+        "SelfSubjectReview" => {
+            object::set_metadata(&mut value, "creationTimestamp", Some(object::now().into()));
+            json!({"userInfo": context.user.to_value()})
+        }
         "SelfSubjectRulesReview" => {
             rbac::rules_of(api, &context.user, object::text(&value, "/spec/namespace"))
         }

@@ -3,14 +3,14 @@
 use super::Context;
 use crate::{
     decode,
-    http::{self as answer, Body},
+    http::{self as answer, Body, View},
     object::{self, Object},
     ops::{self, Part, Writer},
     patch::{self, PatchKind},
     registry::{Resource, Schema},
     selectors,
     status::{ApiError, Cause, Result},
-    table::JsonPath,
+    table::{self, JsonPath},
 };
 use ::http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -55,7 +55,7 @@ pub async fn serve(
     let paths = paths(resource);
     if context.target.verb == "get" {
         let found = ops::get(&context.api, resource, namespace, name)?;
-        return Ok(answer::value(StatusCode::OK, &scale(&paths, found.value())));
+        return shown(context, &scale(&paths, found.value()));
     }
     let content_type = answer::content_type(request.headers());
     let bytes = answer::read(request.into_body()).await?;
@@ -90,10 +90,18 @@ pub async fn serve(
             result => break result?,
         }
     };
-    let scale = scale(&paths, updated.value());
-    let mut response = answer::value(StatusCode::OK, &scale);
+    let mut response = shown(context, &scale(&paths, updated.value()))?;
     answer::add_warnings(response.headers_mut(), &writer.warnings);
     Ok(response)
+}
+
+/// A scale in the form that was asked for.
+fn shown(context: &Context, scale: &Value) -> Result<Response<Body>> {
+    let value = match context.view()? {
+        View::Table(version) => table::of_scale(scale, version),
+        _ => scale.clone(),
+    };
+    Ok(answer::value(StatusCode::OK, &value))
 }
 
 /// Writes the replicas of a scale into its object, if that is as the scale says.
@@ -118,7 +126,7 @@ fn store(
         resource,
         namespace,
         name,
-        Part::All,
+        Part::Scale,
         writer,
         change,
     )

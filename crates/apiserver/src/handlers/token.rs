@@ -73,7 +73,8 @@ pub async fn create(
     if let Some(map) = body.as_object_mut() {
         map.insert(
             "metadata".into(),
-            json!({"name": name, "namespace": namespace, "creationTimestamp": object::now()}),
+            json!({"name": name, "namespace": namespace, "uid": uuid::Uuid::new_v4().to_string(),
+                "creationTimestamp": object::now()}),
         );
         let end = end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         map.insert(

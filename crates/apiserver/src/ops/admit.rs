@@ -7,7 +7,7 @@ use crate::{
     defaults,
     registry::{Resource, Schema},
     schema::{self, Findings},
-    status::{ApiError, Result},
+    status::{ApiError, Cause, Result},
 };
 use serde_json::Value;
 
@@ -49,47 +49,103 @@ impl FieldValidation {
 /// Checks kind and API version of a body, drops what the kind does not know, brings values into
 /// their canonical form.
 pub fn shape(resource: &Resource, decoded: Decoded, writer: &mut Writer<'_>) -> Result<Value> {
+    let (kind, version) = (resource.kind.as_ref(), resource.version.as_ref());
+    formed(resource, decoded, writer, |why| {
+        ApiError::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {kind}: {why}"
+        ))
+    })
+}
+
+/// As [`shape`], of what a patch has made of an object: the patch is to blame.
+pub fn shape_patched(
+    resource: &Resource,
+    patch: &Value,
+    decoded: Decoded,
+    writer: &mut Writer<'_>,
+) -> Result<Value> {
+    formed(resource, decoded, writer, |why| {
+        let cause = Cause::invalid("patch", patch, &why);
+        ApiError::invalid("", "", "", vec![cause])
+    })
+}
+
+/// As [`shape`], of what an apply wants: it may name only fields that the kind has.
+pub fn shape_applied(resource: &Resource, decoded: Decoded) -> Result<Value> {
+    let of = |key: &str| crate::object::text(&decoded.value, key).to_owned();
+    let (namespace, name) = (of("/metadata/namespace"), of("/metadata/name"));
+    let (group, version, kind) = (&resource.group, &resource.version, &resource.kind);
+    let place = format!("({namespace}/{name}; {group}/{version}, Kind={kind})");
+    let refused = |why: String| {
+        ApiError::odd(format!(
+            "failed to create typed patch object {place}: {why}"
+        ))
+    };
+    let Form { value, unknown, .. } = form(resource, decoded, refused)?;
+    if let Some(path) = unknown.first() {
+        return Err(refused(format!(".{path}: field not declared in schema")));
+    }
+    Ok(value)
+}
+
+/// A body in the form of its kind, and what was odd about it.
+struct Form {
+    value: Value,
+    unknown: Vec<String>,
+    duplicates: Vec<String>,
+}
+
+fn form(
+    resource: &Resource,
+    decoded: Decoded,
+    refused: impl Fn(String) -> ApiError,
+) -> Result<Form> {
     let Decoded {
         mut value,
         duplicates,
     } = decoded;
     check_type(resource, &value)?;
-    let (kind, version) = (resource.kind.as_ref(), resource.version.as_ref());
-    let handled = |why: String| {
-        ApiError::bad_request(format!(
-            "{kind} in version {version:?} cannot be handled as a {kind}: {why}"
-        ))
-    };
     let mut findings = Findings::default();
     match &resource.schema {
-        Schema::Builtin(name) => {
-            schema::normalize(name, &mut value, &mut findings).map_err(handled)?
-        }
-        Schema::Custom(version) => {
-            crd::prune(version, &mut value, &mut findings).map_err(handled)?
-        }
+        Schema::Builtin(name) => schema::normalize(name, &mut value, &mut findings),
+        Schema::Custom(version) => crd::prune(version, &mut value, &mut findings),
     }
-    let mut problems: Vec<String> = findings
-        .unknown
+    .map_err(refused)?;
+    Ok(Form {
+        value: crate::object::typed(value, &resource.api_version(), &resource.kind),
+        unknown: findings.unknown,
+        duplicates,
+    })
+}
+
+/// The form, with what is odd refused or told as the writer asks.
+fn formed(
+    resource: &Resource,
+    decoded: Decoded,
+    writer: &mut Writer<'_>,
+    refused: impl Fn(String) -> ApiError,
+) -> Result<Value> {
+    let Form {
+        value,
+        unknown,
+        duplicates,
+    } = form(resource, decoded, &refused)?;
+    let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
+    let duplicates = duplicates
         .iter()
-        .map(|path| format!("unknown field {path:?}"))
-        .collect();
-    problems.extend(
-        duplicates
-            .iter()
-            .map(|path| format!("duplicate field {path:?}")),
-    );
+        .map(|path| format!("duplicate field {path:?}"));
+    let problems: Vec<String> = unknown.chain(duplicates).collect();
     match writer.validation {
-        FieldValidation::Strict if !problems.is_empty() => {
-            return Err(handled(format!(
-                "strict decoding error: {}",
-                problems.join(", ")
-            )));
+        FieldValidation::Strict if !problems.is_empty() => Err(refused(format!(
+            "strict decoding error: {}",
+            problems.join(", ")
+        ))),
+        FieldValidation::Warn => {
+            problems.into_iter().for_each(|p| writer.warn(p));
+            Ok(value)
         }
-        FieldValidation::Warn => problems.into_iter().for_each(|p| writer.warn(p)),
-        _ => {}
+        _ => Ok(value),
     }
-    Ok(crate::object::typed(value, &resource.api_version(), kind))
 }
 
 /// Gives an object that a webhook has changed the form of its kind again.

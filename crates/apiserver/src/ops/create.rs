@@ -122,6 +122,10 @@ impl Draft {
                 "create not allowed while custom resource definition is terminating",
             ));
         }
+        if !object::text(&value, "/metadata/resourceVersion").is_empty() && !writer.applying {
+            let why = "resourceVersion should not be set on objects to be created";
+            return Err(ApiError::odd(why));
+        }
         place(api, resource, namespace, &mut value)?;
         let generated = generate_name(&mut value);
         let name = object::name(&value).to_string();
@@ -137,7 +141,7 @@ impl Draft {
         defaults::on_create(resource, &mut value);
         // What admission changes belongs to nobody.
         match managers {
-            Some(managers) => object::set_metadata(&mut value, "managedFields", Some(managers)),
+            Some(managers) => object::set_metadata(&mut value, "managedFields", managers),
             None => apply::track(resource, None, &mut value, &writer.manager, ""),
         }
         admission::on_create(api, resource, &mut value, writer)?;
@@ -306,8 +310,14 @@ pub(super) fn has_generation(resource: &Resource) -> bool {
                     | "Event"
                     | "Endpoints"
                     | "Service"
+                    | "PersistentVolumeClaim"
+                    | "ResourceQuota"
+                    | "LimitRange"
             ) | (
-                "rbac.authorization.k8s.io" | "coordination.k8s.io" | "events.k8s.io",
+                "rbac.authorization.k8s.io"
+                    | "coordination.k8s.io"
+                    | "events.k8s.io"
+                    | "autoscaling",
                 _
             )
         ),

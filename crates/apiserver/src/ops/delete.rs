@@ -6,7 +6,7 @@ use crate::{
     hooks,
     object::{self, Object},
     registry::Resource,
-    status::{ApiError, Result},
+    status::{ApiError, Cause, Result},
     store::WriteError,
     webhooks::{self, Attributes},
 };
@@ -42,14 +42,15 @@ impl DeleteOptions {
         };
         let mut propagation = text("/propagationPolicy");
         if let Some(orphan) = body.get("orphanDependents").and_then(Value::as_bool) {
-            propagation.get_or_insert(if orphan { "Orphan" } else { "Background" }.to_string());
+            if let Some(policy) = propagation {
+                let why = "orphanDependents and deletionPropagation cannot be both set";
+                let cause = Cause::invalid("propagationPolicy", &policy.into(), why);
+                return Err(Self::refused(cause));
+            }
+            propagation = Some(if orphan { "Orphan" } else { "Background" }.to_string());
         }
-        if let Some(policy) = &propagation
-            && !matches!(policy.as_str(), "Background" | "Foreground" | "Orphan")
-        {
-            return Err(ApiError::unprocessable(format!(
-                "DeleteOptions is invalid: propagationPolicy: Unsupported value: {policy:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
-            )));
+        if let Some(policy) = &propagation {
+            Self::check_propagation(policy)?;
         }
         Ok(DeleteOptions {
             grace_period_seconds: body.get("gracePeriodSeconds").and_then(Value::as_i64),
@@ -57,6 +58,27 @@ impl DeleteOptions {
             uid: text("/preconditions/uid"),
             resource_version: text("/preconditions/resourceVersion"),
         })
+    }
+
+    /// What becomes of dependents.
+    ///
+    /// # Errors
+    /// There is no such policy (422).
+    pub fn check_propagation(policy: &str) -> Result<()> {
+        // In the order, and with the odd last word, of Kubernetes.
+        let allowed = ["Foreground", "Background", "Orphan", "nil"].map(String::from);
+        match policy {
+            "Background" | "Foreground" | "Orphan" => Ok(()),
+            other => Err(Self::refused(Cause::unsupported(
+                "propagationPolicy",
+                &other.into(),
+                &allowed,
+            ))),
+        }
+    }
+
+    fn refused(cause: Cause) -> ApiError {
+        ApiError::invalid("meta.k8s.io", "DeleteOptions", "", vec![cause])
     }
 
     /// As webhooks see them.
@@ -123,8 +145,12 @@ pub fn delete_own(
             return Ok((Arc::new(Object::new(marked, current.revision())), gone));
         }
         let result = if is_done(resource, &marked) {
-            api.store
-                .delete(&target, current.revision())
+            // A pod's end is written before the pod goes: watchers see both.
+            let last = match resource.is("", "Pod") && marked != *current.value() {
+                true => api.store.update(&target, current.revision(), marked),
+                false => Ok(current.clone()),
+            };
+            last.and_then(|last| api.store.delete(&target, last.revision()))
                 .map(|gone| (gone, true))
         } else if marked == *current.value() {
             return Ok((current, false));
@@ -230,7 +256,9 @@ fn grace_period(resource: &Resource, current: &Value, options: &DeleteOptions) -
     let own = current
         .pointer("/spec/terminationGracePeriodSeconds")
         .and_then(Value::as_i64);
-    options.grace_period_seconds.or(own).unwrap_or(30).max(0)
+    let grace = options.grace_period_seconds.or(own).unwrap_or(30);
+    // Less than nothing is the shortest time that there is.
+    if grace < 0 { 1 } else { grace }
 }
 
 fn add_policy(next: &mut Value, options: &DeleteOptions) {

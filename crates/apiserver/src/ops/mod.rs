@@ -8,7 +8,7 @@ mod create;
 mod delete;
 pub(crate) mod update;
 
-pub use admit::{FieldValidation, reform, shape};
+pub use admit::{FieldValidation, reform, shape, shape_applied, shape_patched};
 pub use create::{create, create_own, create_shaped, generate_name};
 pub use delete::{DeleteOptions, delete, delete_own, finalize};
 pub use update::{Part, update, update_own};

@@ -31,7 +31,9 @@ pub enum Part {
     Finalize,
     /// `spec.ephemeralContainers` of a pod.
     EphemeralContainers,
-    /// Everything: the server's own controllers, bindings and scales.
+    /// The replicas, wherever the kind has them.
+    Scale,
+    /// Everything: the server's own controllers and bindings.
     All,
 }
 
@@ -43,6 +45,7 @@ impl Part {
             Part::Status => "status",
             Part::Finalize => "finalize",
             Part::EphemeralContainers => "ephemeralcontainers",
+            Part::Scale => "scale",
         }
     }
 }
@@ -226,7 +229,9 @@ fn judged(
     if is_definition(resource) {
         crd::settle(api, &mut next);
     }
-    if has_generation(resource) && spec_changed(resource, current, &next) {
+    // A pod that gets its node is the same pod still.
+    let is_binding = part == Part::All && resource.is("", "Pod");
+    if has_generation(resource) && !is_binding && spec_changed(resource, current, &next) {
         let generation = current
             .pointer("/metadata/generation")
             .and_then(Value::as_i64);
@@ -254,7 +259,16 @@ fn judged(
 /// Takes from the proposed object what the part covers, and the rest from the current one.
 fn compose(resource: &Resource, part: Part, current: &Value, proposed: Value) -> Value {
     match part {
-        Part::All => proposed,
+        Part::All | Part::Scale => proposed,
+        Part::Object if resource.is("", "Namespace") => {
+            // Only their own path changes these.
+            let finalizers = current.pointer("/spec/finalizers");
+            let mut next = with(proposed, "status", current.get("status"));
+            if let (Some(spec), Some(own)) = (object::child(&mut next, "spec"), finalizers) {
+                spec.insert("finalizers".into(), own.clone());
+            }
+            next
+        }
         Part::Object if !resource.has_subresource("status") => proposed,
         Part::Object => with(proposed, "status", current.get("status")),
         Part::Status => {
@@ -358,6 +372,12 @@ fn spec_changed(resource: &Resource, current: &Value, next: &Value) -> bool {
     all.iter()
         .filter(|k| own(k))
         .any(|k| current.get(k) != next.get(k))
+        || (resource.is("apps", "Deployment") && annotations(current) != annotations(next))
+}
+
+/// Annotations of a Deployment go on to its ReplicaSets, so they count, too.
+fn annotations(object: &Value) -> Option<&Value> {
+    object.pointer("/metadata/annotations")
 }
 
 /// Equality apart from the record of managers.

@@ -59,8 +59,9 @@ fn merge_map(
         Some("replace") => return Ok(strip(patch)),
         Some("delete") => return Ok(Map::new()),
         Some(other) => {
-            return Err(ApiError::bad_request(format!(
-                "Unrecognized directive: $patch: {other}"
+            return Err(ApiError::odd(format!(
+                "unknown patch type: {other} in map: {}",
+                Value::Object(patch.clone())
             )));
         }
     }
@@ -192,7 +193,7 @@ fn merge_by_key(
             )));
         };
         let Some(id) = map.get(key) else {
-            return Err(ApiError::bad_request(format!(
+            return Err(ApiError::odd(format!(
                 "map: {item} does not contain declared merge key: {key}"
             )));
         };
@@ -320,7 +321,7 @@ mod tests {
         let refused = apply("apps.v1.Deployment", &unsaid, &json!({}));
         assert_eq!(refused.unwrap_err().code, 400);
         let bad = apply("v1.Pod", &json!({"$patch": "explode"}), &json!({}));
-        assert_eq!(bad.unwrap_err().code, 400);
+        assert_eq!(bad.unwrap_err().code, 500);
     }
 
     #[test]

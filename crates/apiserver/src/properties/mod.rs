@@ -2,15 +2,21 @@
 //! custom resources.
 //!
 //! The bytes are choices: they decide what is made up, so that most inputs are objects that mean
-//! something.
+//! something. Ordinary tests make up the bytes by chance; fuzzers (the folder `fuzz`) look for
+//! those that reach new code.
 
+mod applies;
 mod encode;
 mod objects;
 mod patches;
 mod schemas;
 mod selectors;
 
-use proptest::{collection::vec, prelude::*};
+pub use applies::check as apply;
+pub use encode::check as protobuf;
+pub use patches::check as patch;
+pub use selectors::check as selector;
+
 use rand::{RngExt, TryRng};
 use std::convert::Infallible;
 
@@ -61,31 +67,46 @@ impl TryRng for Choices<'_> {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+/// Pruning, defaulting and validation do what they promise.
+pub fn schema(bytes: &[u8]) {
+    let (schema, object) = schemas::made_up(bytes);
+    schemas::check(&schema, &object);
+}
 
-    /// What is encoded is decoded, and anything else is an error.
-    #[test]
-    fn protobuf(bytes in vec(any::<u8>(), 0..2000)) {
-        encode::check(&bytes);
-    }
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
 
-    /// Text and object mean the same, for all labels.
-    #[test]
-    fn selector(bytes in vec(any::<u8>(), 0..400)) {
-        selectors::check(&bytes);
-    }
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Each form of patch does what it promises.
-    #[test]
-    fn patch(bytes in vec(any::<u8>(), 0..2000)) {
-        patches::check(&bytes);
-    }
+        /// What is encoded is decoded, and anything else is an error.
+        #[test]
+        fn protobuf(bytes in vec(any::<u8>(), 0..2000)) {
+            super::protobuf(&bytes);
+        }
 
-    /// Pruning, defaulting and validation do what they promise.
-    #[test]
-    fn schema(bytes in vec(any::<u8>(), 0..2000)) {
-        let (schema, object) = schemas::made_up(&bytes);
-        schemas::check(&schema, &object);
+        /// Text and object mean the same, for all labels.
+        #[test]
+        fn selector(bytes in vec(any::<u8>(), 0..400)) {
+            super::selector(&bytes);
+        }
+
+        /// Each form of patch does what it promises.
+        #[test]
+        fn patch(bytes in vec(any::<u8>(), 0..2000)) {
+            super::patch(&bytes);
+        }
+
+        /// Who has which field after applies and updates is what a naive model says.
+        #[test]
+        fn apply(bytes in vec(any::<u8>(), 0..1000)) {
+            super::apply(&bytes);
+        }
+
+        #[test]
+        fn schema(bytes in vec(any::<u8>(), 0..2000)) {
+            super::schema(&bytes);
+        }
     }
 }

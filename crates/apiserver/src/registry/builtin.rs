@@ -4,7 +4,7 @@
 //! nothing acts on say so in `inert`; the text goes to the client as a warning whenever such an
 //! object is created.
 
-use super::{ALL_VERBS, Resource, Schema, Subresource};
+use super::{ALL_VERBS, Resource, Schema, Subresource, VERBS_OF_NAMESPACES};
 use std::sync::Arc;
 
 struct Row {
@@ -176,7 +176,10 @@ fn resource(row: &Row) -> Resource {
         categories: arc(row.categories),
         namespaced: row.namespaced,
         storage: storage.into(),
-        verbs: ALL_VERBS,
+        verbs: match row.plural {
+            "namespaces" => VERBS_OF_NAMESPACES,
+            _ => ALL_VERBS,
+        },
         subresources: row
             .subresources
             .iter()

@@ -68,6 +68,17 @@ impl Wish {
         }
     }
 
+    /// Who changes the first address and leaves the list as it was means the list, too.
+    fn led_by_first(mut self, service: &Value, before: &Value) -> Self {
+        let first = |service: &Value| object::text(service, "/spec/clusterIP").to_string();
+        let list = |service: &Value| service.pointer("/spec/clusterIPs").cloned();
+        let now = first(service);
+        if now != first(before) && list(service) == list(before) && !now.is_empty() {
+            self.addresses = vec![now];
+        }
+        self
+    }
+
     /// What is not said stays as it was; a service that is to have one family only loses the
     /// second one if it does not say otherwise.
     fn after(self, before: Wish) -> Self {
@@ -97,7 +108,9 @@ pub(super) fn fill(claim: &mut Claim<'_>, value: &mut Value, before: Option<&Val
         return Ok(());
     }
     let mut wish = Wish::of(value);
-    if let Some(before) = before.filter(has_some).map(Wish::of) {
+    if let Some(before) = before.filter(has_some) {
+        wish = wish.led_by_first(value, before);
+        let before = Wish::of(before);
         wish = wish.after(before.clone());
         let (old, new) = (before.addresses.first(), wish.addresses.first());
         if old.is_some() && old != new {
@@ -128,7 +141,6 @@ pub(super) fn fill(claim: &mut Claim<'_>, value: &mut Value, before: Option<&Val
         spec.insert("clusterIPs".into(), json!(addresses));
         spec.insert("ipFamilies".into(), json!(names));
         spec.insert("ipFamilyPolicy".into(), policy.into());
-        object::set_default(spec, "internalTrafficPolicy", "Cluster");
     }
     Ok(())
 }

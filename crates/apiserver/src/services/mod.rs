@@ -5,6 +5,9 @@
 
 mod addresses;
 mod ports;
+mod retype;
+
+pub use retype::drop_dependent;
 
 use crate::{
     api::Api,

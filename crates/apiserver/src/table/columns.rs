@@ -49,6 +49,12 @@ impl Column {
         }
     }
 
+    /// Announced as this type, whatever its cells are: Kubernetes calls some counts strings.
+    pub fn said_to_be(mut self, kind: &str) -> Self {
+        self.kind = kind.into();
+        self
+    }
+
     /// Shown only with `-o wide`.
     pub fn wide(mut self) -> Self {
         self.priority = 1;

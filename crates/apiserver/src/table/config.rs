@@ -9,7 +9,11 @@ use serde_json::Value;
 
 /// Columns of config maps.
 pub fn config_maps() -> Vec<Column> {
-    vec![name(), count("Data", &["/data", "/binaryData"]), age()]
+    vec![
+        name(),
+        count("Data", &["/data", "/binaryData"]).said_to_be("string"),
+        age(),
+    ]
 }
 
 /// Columns of secrets.
@@ -17,14 +21,14 @@ pub fn secrets() -> Vec<Column> {
     vec![
         name(),
         at("Type", "/type"),
-        count("Data", &["/data"]),
+        count("Data", &["/data"]).said_to_be("string"),
         age(),
     ]
 }
 
 /// Columns of service accounts.
 pub fn service_accounts() -> Vec<Column> {
-    vec![name(), count("Secrets", &["/secrets"]), age()]
+    vec![name(), age()]
 }
 
 /// Columns of leases.
@@ -40,7 +44,8 @@ pub fn leases() -> Vec<Column> {
 pub fn roles() -> Vec<Column> {
     let created = text("Created At", |r| {
         object::text(r, "/metadata/creationTimestamp").into()
-    });
+    })
+    .said_to_be("date");
     vec![name(), created]
 }
 

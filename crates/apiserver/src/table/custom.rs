@@ -11,7 +11,7 @@ use serde_json::Value;
 pub fn columns(version: &CustomVersion) -> Vec<Column> {
     let mut columns = vec![name()];
     if version.columns.is_empty() {
-        columns.push(age());
+        columns.push(age().said_to_be("date"));
         return columns;
     }
     columns.extend(version.columns.iter().map(column));
@@ -44,10 +44,8 @@ fn cell(kind: &str, found: &[&Value]) -> Value {
         | ("number", Value::Number(_))
         | ("boolean", Value::Bool(_)) => (*first).clone(),
         ("integer" | "number" | "boolean", _) => Value::Null,
-        _ => {
-            let texts: Vec<String> = found.iter().map(|v| shown(v)).collect();
-            texts.join(" ").into()
-        }
+        // Of several, Kubernetes shows the first.
+        _ => shown(first).into(),
     }
 }
 

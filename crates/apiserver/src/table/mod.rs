@@ -34,6 +34,19 @@ enum Include {
     Object,
 }
 
+/// The table of a scale, which is no object of its own.
+pub fn of_scale(scale: &Value, version: &str) -> Value {
+    let columns = workloads::scales();
+    let headings: Vec<Value> = columns.iter().map(Column::heading).collect();
+    let cells: Vec<Value> = columns.iter().map(|c| c.cell(scale)).collect();
+    json!({
+        "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": {"resourceVersion": scale["metadata"]["resourceVersion"]},
+        "columnDefinitions": headings,
+        "rows": [{"cells": cells, "object": views::metadata(scale, version)}],
+    })
+}
+
 impl Tables {
     /// For a resource; `include` is the parameter `includeObject`.
     pub fn new(resource: &Arc<Resource>, view: View, include: Option<&str>) -> Self {

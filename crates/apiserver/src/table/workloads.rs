@@ -39,13 +39,23 @@ fn ready() -> Column {
     })
 }
 
+/// Columns of scales.
+pub fn scales() -> Vec<Column> {
+    vec![
+        name(),
+        number("Desired", "/spec/replicas"),
+        number("Available", "/status/replicas"),
+        age(),
+    ]
+}
+
 /// Columns of deployments.
 pub fn deployments() -> Vec<Column> {
     with_details(vec![
         name(),
         ready(),
-        number("Up-to-date", "/status/updatedReplicas"),
-        number("Available", "/status/availableReplicas"),
+        number("Up-to-date", "/status/updatedReplicas").said_to_be("string"),
+        number("Available", "/status/availableReplicas").said_to_be("string"),
         age(),
     ])
 }
@@ -191,8 +201,8 @@ pub fn autoscalers() -> Vec<Column> {
             let min = h.pointer("/spec/minReplicas").and_then(Value::as_i64);
             min.map_or_else(|| "<unset>".into(), |n| n.to_string())
         }),
-        number("MaxPods", "/spec/maxReplicas"),
-        number("Replicas", "/status/currentReplicas"),
+        number("MaxPods", "/spec/maxReplicas").said_to_be("string"),
+        number("Replicas", "/status/currentReplicas").said_to_be("string"),
         age(),
     ]
 }

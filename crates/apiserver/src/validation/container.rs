@@ -70,6 +70,11 @@ fn common(container: &Value, path: &str, volumes: &HashSet<&str>, causes: &mut V
     if object::text(container, "/image").is_empty() {
         causes.push(Cause::required(format!("{path}.image"), ""));
     }
+    let image = object::text(container, "/image");
+    if image.trim() != image {
+        let why = "must not have leading or trailing whitespace";
+        causes.push(Cause::invalid(format!("{path}.image"), &image.into(), why));
+    }
     let policies = ["FallbackToLogsOnError", "File"];
     one_of(
         container,

@@ -16,13 +16,38 @@ pub fn object(resource: &Resource, value: &Value, causes: &mut Vec<Cause>) {
     labels(value, "metadata.labels", causes);
     annotations(value, causes);
     owners(value, causes);
-    for (i, finalizer) in object::finalizers(value).iter().enumerate() {
-        if !label_key(finalizer) {
-            let field = format!("metadata.finalizers[{i}]");
-            causes.push(Cause::invalid(field, &(*finalizer).into(), BAD_KEY));
+    // Definitions have one without a prefix, which Kubernetes itself gives them.
+    let is_strict = matches!(resource.schema, Schema::Builtin(_))
+        && resource.group.as_ref() != "apiextensions.k8s.io";
+    finalizers(value, is_strict, causes);
+}
+
+/// Names of finalizers are qualified; where it is strict, with a prefix, but for those that
+/// Kubernetes itself knows.
+fn finalizers(value: &Value, is_strict: bool, causes: &mut Vec<Cause>) {
+    const FIELD: &str = "metadata.finalizers";
+    let all = object::finalizers(value);
+    for (i, finalizer) in all.iter().enumerate() {
+        let shown = Value::from(*finalizer);
+        let prefix = finalizer.split_once('/').map(|(prefix, _)| prefix);
+        if let Some(why) = prefix.and_then(dns_subdomain) {
+            let why = format!("prefix part {why}");
+            causes.push(Cause::invalid(FIELD, &shown, &why));
+        } else if !label_key(finalizer) {
+            causes.push(Cause::invalid(FIELD, &shown, BAD_KEY));
+        } else if is_strict && prefix.is_none() && !OWN_FINALIZERS.contains(finalizer) {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            causes.push(Cause::invalid(format!("{FIELD}[{i}]"), &shown, why));
         }
     }
+    if all.contains(&"orphan") && all.contains(&"foregroundDeletion") {
+        let why = "finalizer orphan and foregroundDeletion cannot be both set";
+        causes.push(Cause::invalid(FIELD, &all.into(), why));
+    }
 }
+
+/// Finalizers of Kubernetes itself, which have no prefix.
+const OWN_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 
 fn name(resource: &Resource, value: &Value, causes: &mut Vec<Cause>) {
     let name = object::name(value);
@@ -197,6 +222,16 @@ fn owners(value: &Value, causes: &mut Vec<Cause>) {
         .pointer("/metadata/ownerReferences")
         .and_then(Value::as_array);
     let mut controllers = 0;
+    for owner in owners.into_iter().flatten() {
+        let of = (
+            object::text(owner, "/apiVersion"),
+            object::text(owner, "/kind"),
+        );
+        if of == ("v1", "Event") {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            causes.push(Cause::invalid("metadata.ownerReferences", owner, why));
+        }
+    }
     for (i, owner) in owners.into_iter().flatten().enumerate() {
         for key in ["apiVersion", "kind", "name", "uid"] {
             if object::text(owner, &format!("/{key}")).is_empty() {

@@ -14,7 +14,7 @@ mod volumes;
 mod workload;
 
 pub use fields::selector as label_selector;
-pub use meta::{dns_label, dns_subdomain};
+pub use meta::{dns_label, dns_subdomain, label_name, label_value};
 
 use crate::{
     crd, object,
@@ -32,6 +32,9 @@ pub fn on_create(resource: &Resource, value: &Value, writer: &mut Writer<'_>) ->
     match &resource.schema {
         Schema::Custom(version) => judged(crd::on_create(version, value), &mut causes, writer),
         Schema::Builtin(_) => kind(resource, value, None, &mut causes),
+    }
+    if resource.is("", "Service") {
+        service::warnings(value).for_each(|text| writer.warn(text));
     }
     refuse(resource, value, causes)
 }
@@ -66,9 +69,19 @@ pub fn on_update(
             kind(resource, next, Some(current), &mut causes);
             immutable(resource, current, next, &mut causes);
         }
-        _ => {}
+        (written, Schema::Builtin(_)) => apart(resource, written, current, next, &mut causes),
     }
     refuse(resource, next, causes)
+}
+
+/// Rules about parts of built-in kinds that are written apart.
+fn apart(resource: &Resource, part: Part, current: &Value, next: &Value, causes: &mut Vec<Cause>) {
+    match (part, resource.group.as_ref(), resource.kind.as_ref()) {
+        (Part::Status, "", "Service") => service::status(next, causes),
+        (Part::Status, "apps", kind) => workload::status(kind, next, causes),
+        (Part::EphemeralContainers, ..) => pod::ephemeral(current, next, causes),
+        _ => {}
+    }
 }
 
 fn refuse(resource: &Resource, value: &Value, causes: Vec<Cause>) -> Result<()> {
@@ -85,7 +98,7 @@ fn refuse(resource: &Resource, value: &Value, causes: Vec<Cause>) -> Result<()> 
 
 fn kind(resource: &Resource, value: &Value, current: Option<&Value>, causes: &mut Vec<Cause>) {
     match (resource.group.as_ref(), resource.kind.as_ref()) {
-        ("", "Pod") => pod::pod(value, causes),
+        ("", "Pod") => pod::pod(value, current, causes),
         ("", "Service") => service::service(value, causes),
         ("", "ConfigMap") => policy::config_map(value, causes),
         ("", "Secret") => policy::secret(value, causes),
@@ -101,6 +114,7 @@ fn kind(resource: &Resource, value: &Value, current: Option<&Value>, causes: &mu
             webhooks::check(value, causes);
         }
         ("apiextensions.k8s.io", _) => crd::check(value, current, causes),
+        ("" | "events.k8s.io", "Event") => policy::event(value, causes),
         ("autoscaling", "HorizontalPodAutoscaler") => policy::autoscaler(value, causes),
         ("coordination.k8s.io", _) => policy::lease(value, causes),
         ("discovery.k8s.io", "EndpointSlice") => network::endpoint_slice(value, causes),

@@ -18,9 +18,38 @@ enum In {
     Template,
 }
 
-/// A pod.
-pub fn pod(value: &Value, causes: &mut Vec<Cause>) {
+/// A pod; `current` is what it was before, if it was.
+pub fn pod(value: &Value, current: Option<&Value>, causes: &mut Vec<Cause>) {
     check(value.get("spec"), "spec", In::Pod, causes);
+    if current.is_none() && !ephemeral_containers(value).is_empty() {
+        let why = "cannot be set on create";
+        causes.push(Cause::forbidden("spec.ephemeralContainers", why));
+    }
+}
+
+fn ephemeral_containers(pod: &Value) -> &[Value] {
+    list(
+        pod.get("spec").unwrap_or(&Value::Null),
+        "ephemeralContainers",
+    )
+}
+
+/// Ephemeral containers are added to those that there are.
+pub fn ephemeral(current: &Value, next: &Value, causes: &mut Vec<Cause>) {
+    const FIELD: &str = "spec.ephemeralContainers";
+    pod(next, Some(current), causes);
+    let name = |container: &Value| object::text(container, "/name").to_owned();
+    for before in ephemeral_containers(current) {
+        let own = name(before);
+        let after = ephemeral_containers(next).iter().find(|c| name(c) == own);
+        let what = match after {
+            Some(after) if after == before => continue,
+            Some(_) => "changed",
+            None => "removed",
+        };
+        let why = format!("existing ephemeral containers {own:?} may not be {what}\n");
+        causes.push(Cause::forbidden(FIELD, &why));
+    }
 }
 
 /// The spec of a template of pods at a path.
@@ -141,6 +170,22 @@ pub fn update(current: &Value, next: &Value, causes: &mut Vec<Cause>) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn ephemeral_containers_come_later() {
+        let value = json!({"spec": {"containers": [{"name": "c", "image": "x"}],
+            "ephemeralContainers": [{"name": "e", "image": "x"}]}});
+        let mut causes = Vec::new();
+        pod(&value, None, &mut causes);
+        assert!(
+            causes
+                .iter()
+                .any(|c| c.message.contains("cannot be set on create"))
+        );
+        let mut causes = Vec::new();
+        pod(&value, Some(&value), &mut causes);
+        assert!(!causes.iter().any(|c| c.message.contains("on create")));
+    }
 
     fn complaints(value: Value) -> Vec<String> {
         let mut causes = Vec::new();

@@ -69,6 +69,19 @@ pub fn node(value: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
+/// An Event is in the namespace of what it is about.
+pub fn event(value: &Value, causes: &mut Vec<Cause>) {
+    let about = object::text(value, "/involvedObject/namespace");
+    if !about.is_empty() && about != object::namespace(value) {
+        let why = "does not match event.namespace";
+        causes.push(Cause::invalid(
+            "involvedObject.namespace",
+            &about.into(),
+            why,
+        ));
+    }
+}
+
 /// A ConfigMap.
 pub fn config_map(value: &Value, causes: &mut Vec<Cause>) {
     keys(value, &["data", "binaryData"], causes);

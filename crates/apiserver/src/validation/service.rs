@@ -63,6 +63,34 @@ pub fn service(value: &Value, causes: &mut Vec<Cause>) {
     );
 }
 
+/// What a service says in words that are going away.
+pub fn warnings(value: &Value) -> impl Iterator<Item = &'static str> {
+    let old = object::text(value, "/spec/trafficDistribution") == "PreferClose";
+    old.then_some("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"")
+        .into_iter()
+}
+
+/// The status of a service: addresses are addresses.
+pub fn status(value: &Value, causes: &mut Vec<Cause>) {
+    let balancer = value.pointer("/status/loadBalancer");
+    let balancer = balancer.unwrap_or(&Value::Null);
+    for (i, ingress) in list(balancer, "ingress").iter().enumerate() {
+        let field = format!("status.loadBalancer.ingress[{i}]");
+        let ip = object::text(ingress, "/ip");
+        if !ip.is_empty() {
+            address(ip, &format!("{field}.ip"), causes);
+        }
+        let name = object::text(ingress, "/hostname");
+        if let Some(why) = meta::dns_subdomain(name).filter(|_| !name.is_empty()) {
+            causes.push(Cause::invalid(
+                format!("{field}.hostname"),
+                &name.into(),
+                why,
+            ));
+        }
+    }
+}
+
 fn external_name(name: &str, causes: &mut Vec<Cause>) {
     let bare = name.strip_suffix('.').unwrap_or(name);
     if bare.is_empty() {

@@ -10,6 +10,39 @@ use serde_json::{Value, json};
 /// What only some fields of a stateful set's spec may do.
 const FIXED: &str = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
 
+/// The status of an `apps` kind: counts are not negative, and of a Deployment no larger than the
+/// count of all.
+pub fn status(kind: &str, value: &Value, causes: &mut Vec<Cause>) {
+    let status = value.get("status").and_then(Value::as_object);
+    for (key, count) in status.into_iter().flatten() {
+        if count.as_i64().is_some_and(|n| n < 0) {
+            let why = "must be greater than or equal to 0";
+            causes.push(Cause::invalid(format!("status.{key}"), count, why));
+        }
+    }
+    if kind != "Deployment" {
+        return;
+    }
+    let count = |key: &str| {
+        let count = value.pointer(&format!("/status/{key}"));
+        count.and_then(Value::as_i64).unwrap_or(0)
+    };
+    let mut at_most = |key: &str, most: &str, name: &str| {
+        if count(key) > count(most) {
+            let why = format!("cannot be greater than {name}");
+            causes.push(Cause::invalid(
+                format!("status.{key}"),
+                &count(key).into(),
+                &why,
+            ));
+        }
+    };
+    for key in ["availableReplicas", "readyReplicas", "updatedReplicas"] {
+        at_most(key, "replicas", "status.replicas");
+    }
+    at_most("availableReplicas", "readyReplicas", "readyReplicas");
+}
+
 /// A new or changed object of `kind`.
 pub fn apps(kind: &str, value: &Value, causes: &mut Vec<Cause>) {
     let spec = value.get("spec").unwrap_or(&Value::Null);

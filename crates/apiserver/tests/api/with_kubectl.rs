@@ -1,43 +1,11 @@
 //! The walkthrough's commands with every stock kubectl that is installed.
 //!
-//! A `kubectl` may be a dispatcher that picks another version, so versioned binaries beside it
-//! (`kubectl.1.27` …) are called directly. Where there is none, the test says so; the wire is
-//! covered by the other tests.
+//! Where there is none, the test says so; the wire is covered by the other tests.
 
 use crate::common::{Cluster, eventually};
 use futures_util::StreamExt;
 use serde_json::json;
-use std::path::{Path, PathBuf};
-
-/// Every kubectl that can be found.
-fn binaries() -> Vec<PathBuf> {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&paths)
-        .map(|dir| dir.join("kubectl"))
-        .find(|p| p.is_file());
-    let Some(found) = found else {
-        return Vec::new();
-    };
-    let real = found.canonicalize().unwrap_or(found);
-    let mut versioned: Vec<PathBuf> = real
-        .parent()
-        .and_then(|dir| std::fs::read_dir(dir).ok())
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| {
-            path.file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with("kubectl.1."))
-        })
-        .collect();
-    versioned.sort();
-    if versioned.is_empty() {
-        vec![real]
-    } else {
-        versioned
-    }
-}
+use std::path::Path;
 
 struct Kubectl<'a> {
     binary: &'a Path,
@@ -171,24 +139,23 @@ spec: {size: 3}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_version_walks_through() {
-    let binaries = binaries();
-    if binaries.is_empty() {
+    let clients = ambit_testkit::kubectls();
+    if clients.is_empty() {
         println!("no kubectl is installed: only the in-process tests cover the wire");
         return;
     }
     let cluster = Cluster::start().await;
     // A few at a time: each waits more than it works.
-    let walks = binaries
+    let walks = clients
         .iter()
-        .enumerate()
-        .map(|(i, binary)| walk(&cluster, binary, i));
+        .map(|client| walk(&cluster, &client.path, client.minor));
     futures_util::stream::iter(walks)
         .buffer_unordered(4)
         .collect::<Vec<()>>()
         .await;
 }
 
-async fn walk(cluster: &Cluster, binary: &Path, number: usize) {
+async fn walk(cluster: &Cluster, binary: &Path, number: u32) {
     println!("walking with {}", binary.display());
     let home = tempfile::tempdir().unwrap();
     let config = cluster.server.admin_kubeconfig().unwrap();

@@ -32,6 +32,16 @@ impl Cluster {
 
     /// Brings up a cluster of three nodes with these versions of IP: ipv4, ipv6 or dual.
     pub fn up_with(label: &str, family: &str) -> Result<Self> {
+        Self::start(label, family, "")
+    }
+
+    /// Brings up a cluster whose control plane is a real Kubernetes, of these programs.
+    pub fn up_on(label: &str, programs: &Path) -> Result<Self> {
+        let option = format!("--kubernetes {}", programs.display());
+        Self::start(label, "ipv4", &option)
+    }
+
+    fn start(label: &str, family: &str, options: &str) -> Result<Self> {
         ambit_testkit::require_root()?;
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let cluster = Self {
@@ -47,7 +57,9 @@ impl Cluster {
         );
         std::fs::write(&config, text)?;
         let (name, config) = (&cluster.name, config.display());
-        cluster.ambit(&format!("local up --name {name} --config {config}"))?;
+        cluster.ambit(&format!(
+            "local up --name {name} --config {config} {options}"
+        ))?;
         Ok(cluster)
     }
 
@@ -74,6 +86,11 @@ impl Cluster {
         cluster
             .kubectl("wait -n bookinfo --for=condition=Available deployment --all --timeout=90s")?;
         Ok(())
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
     }
 
     /// Runs `ambit`; what it prints.
@@ -172,7 +189,7 @@ impl Cluster {
     fn prepare(&self, program: &mut Command, command: &str) {
         program
             .args(command.split_whitespace())
-            .env("KUBECONFIG", self.folder.path().join("kubeconfig"))
+            .env("KUBECONFIG", self.kubeconfig())
             .stdin(Stdio::null());
     }
 

@@ -121,6 +121,26 @@ metadata: {name: older}
 spec: {ports: [{port: 80}]}
 ";
 
+const PEERS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: peers}
+spec: {clusterIP: None, selector: {app: peers}, ports: [{port: 5000}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: peers}
+spec:
+  serviceName: peers
+  replicas: 2
+  selector: {matchLabels: {app: peers}}
+  template:
+    metadata: {labels: {app: peers}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{name: c, image: docker.io/istio/examples-helloworld-v1}]
+";
+
 struct World {
     cluster: Cluster,
 }
@@ -237,6 +257,7 @@ async fn every_kind_of_service() -> Result<()> {
     let world = World::new().await?;
     inside(&world).await?;
     names(&world).await?;
+    peers(&world).await?;
     own_endpoints(&world).await?;
     outside(&world).await
 }
@@ -288,6 +309,27 @@ async fn names(world: &World) -> Result<()> {
     // Not ready, and named all the same: nothing listens there.
     let early = world.answer("never.early:5000", |said| said.contains("refused"));
     early.await?;
+    Ok(())
+}
+
+/// Pods of a StatefulSet have names, which stay when another pod takes one's place.
+async fn peers(world: &World) -> Result<()> {
+    world.cluster.apply(PEERS).await?;
+    let named = async |name: &str| {
+        let target = format!("{name}.peers.default.svc.cluster.local:5000");
+        world.answer(&target, |said| said == name).await
+    };
+    named("peers-0").await?;
+    named("peers-1").await?;
+    let before = world.pod_address("peers-1").await?;
+    let pods: Api<Pod> = Api::default_namespaced(world.cluster.client().await?);
+    pods.delete("peers-1", &Default::default()).await?;
+    let moved = eventually("another pod of this name", PATIENCE, async || {
+        let pod = pods.get_opt("peers-1").await.ok()??;
+        (pod.status?.pod_ip? != before).then_some(())
+    });
+    moved.await?;
+    named("peers-1").await?;
     Ok(())
 }
 

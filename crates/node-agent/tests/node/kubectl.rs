@@ -8,11 +8,11 @@ use std::time::Duration;
 use crate::cluster::{Cluster, home};
 use serde_json::json;
 
-/// Exec, attach, logs and port-forward with each program of `AMBIT_TEST_KUBECTL`.
+/// Exec, attach, logs and port-forward with each program that can be found.
 pub async fn streams_of_every_version(cluster: &Cluster) {
-    let programs = std::env::var("AMBIT_TEST_KUBECTL").unwrap_or_default();
-    if programs.is_empty() {
-        println!("  no kubectl named in AMBIT_TEST_KUBECTL");
+    let clients = ambit_testkit::kubectls();
+    if clients.is_empty() {
+        println!("  no kubectl is installed: `streams` covers the protocols");
         return;
     }
     let spec = json!({"containers": [
@@ -21,8 +21,8 @@ pub async fn streams_of_every_version(cluster: &Cluster) {
     ]});
     cluster.create("kubectl", spec).await;
     cluster.until_ready("kubectl").await;
-    for program in programs.split(':') {
-        let program = program.to_string();
+    for client in clients {
+        let program = client.path.display().to_string();
         tokio::task::spawn_blocking(move || check(&program))
             .await
             .unwrap();

@@ -4,8 +4,6 @@
 //! the multi-call program does, and starts itself again as first process of new PID, mount, network
 //! and UTS namespaces, where the node lives. So a run leaves nothing behind, whatever happens, and
 //! several can run at once. Needs root.
-//!
-//! `AMBIT_TEST_KUBECTL` may name kubectl programs, separated by colons, for a scenario with each.
 
 #![expect(
     clippy::unwrap_used,

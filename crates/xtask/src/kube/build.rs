@@ -80,6 +80,26 @@ pub fn programs(root: &Path) -> anyhow::Result<Programs> {
     Ok(Programs { folder, version })
 }
 
+/// The program of `tests/clients`, built.
+///
+/// # Errors
+/// When Go is missing or too old, or when the module does not build.
+pub fn clients(root: &Path) -> anyhow::Result<PathBuf> {
+    let go = std::env::var_os("GO").map_or_else(|| PathBuf::from("go"), PathBuf::from);
+    require_go(&go)?;
+    let program = root.join("target/kubernetes/clients");
+    let built = in_module(&go, &root.join("tests/clients"))
+        .args(["build", "-trimpath", "-o"])
+        .arg(&program)
+        .arg(".")
+        .status()
+        .context("cannot run go build")?;
+    if !built.success() {
+        bail!("the program of tests/clients does not build: see above");
+    }
+    Ok(program)
+}
+
 /// A `go` command for the module: nothing fetched but modules, no C compiler.
 fn in_module(go: &Path, module: &Path) -> Command {
     let mut command = Command::new(go);

@@ -111,9 +111,10 @@ async fn write_all(
 }
 
 /// A patch of the status, guarded by the uid. Conditions are merged, because others have theirs;
-/// addresses are replaced as a whole; what a status no longer has is removed by `null`.
-async fn write(api: &Api<Pod>, name: &str, uid: &str, status: &PodStatus) -> Result<(), String> {
-    let mut status = serde_json::to_value(status).map_err(|error| error.to_string())?;
+/// addresses are replaced as a whole; what a status or a condition no longer has is removed by
+/// `null`.
+fn patch(uid: &str, status: &PodStatus) -> Result<Value, serde_json::Error> {
+    let mut status = serde_json::to_value(status)?;
     if let Some(object) = status.as_object_mut() {
         for key in ["reason", "message", "podIP", "podIPs"] {
             object.entry(key).or_insert(Value::Null);
@@ -123,8 +124,20 @@ async fn write(api: &Api<Pod>, name: &str, uid: &str, status: &PodStatus) -> Res
                 list.push(json!({"$patch": "replace"}));
             }
         }
+        let conditions = object.get_mut("conditions").and_then(Value::as_array_mut);
+        for condition in conditions.into_iter().flatten() {
+            for key in ["reason", "message"] {
+                if let Some(condition) = condition.as_object_mut() {
+                    condition.entry(key).or_insert(Value::Null);
+                }
+            }
+        }
     }
-    let patch = json!({"metadata": {"uid": uid}, "status": status});
+    Ok(json!({"metadata": {"uid": uid}, "status": status}))
+}
+
+async fn write(api: &Api<Pod>, name: &str, uid: &str, status: &PodStatus) -> Result<(), String> {
+    let patch = patch(uid, status).map_err(|error| error.to_string())?;
     let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
     let request = api.patch_status(name, &params, &patch);
     match tokio::time::timeout(API_TIMEOUT, request).await {
@@ -133,5 +146,22 @@ async fn write(api: &Api<Pod>, name: &str, uid: &str, status: &PodStatus) -> Res
         Ok(Err(kube::Error::Api(status))) if status.code == 404 || status.code == 409 => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer".to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_pod_was_not_ready_goes_when_it_is() {
+        let ready =
+            json!({"conditions": [{"type": "Ready", "status": "True"}], "phase": "Running"});
+        let status: PodStatus = serde_json::from_value(ready).unwrap();
+        let patch = patch("u", &status).unwrap();
+        let condition = &patch["status"]["conditions"][0];
+        assert_eq!(condition.get("message"), Some(&Value::Null));
+        assert_eq!(condition.get("reason"), Some(&Value::Null));
+        assert_eq!(patch["metadata"]["uid"], "u");
     }
 }

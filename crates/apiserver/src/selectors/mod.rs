@@ -1,5 +1,7 @@
 //! Label and field selectors, from their text forms in queries and their object forms in specs.
 
+mod text;
+
 use crate::status::{ApiError, Result};
 use serde_json::Value;
 
@@ -28,19 +30,7 @@ enum LabelTest {
 impl LabelSelector {
     /// Parses `a=b,c!=d,e in (f,g),h notin (i),j,!k,l>1`.
     pub fn parse(text: &str) -> Result<Self> {
-        let mut requirements = Vec::new();
-        for part in split_top_level(text) {
-            let part = part.trim();
-            if part.is_empty() {
-                continue;
-            }
-            let requirement = parse_label_requirement(part).ok_or_else(|| {
-                ApiError::bad_request(format!(
-                    "unable to parse requirement: {part:?} in label selector {text:?}"
-                ))
-            })?;
-            requirements.push(requirement);
-        }
+        let requirements = text::parse(text)?;
         Ok(LabelSelector { requirements })
     }
 
@@ -133,7 +123,8 @@ pub fn to_text(selector: &Value) -> String {
             .and_then(Value::as_array)
             .into_iter()
             .flatten();
-        let values: Vec<&str> = values.filter_map(Value::as_str).collect();
+        let mut values: Vec<&str> = values.filter_map(Value::as_str).collect();
+        values.sort_unstable();
         let values = values.join(",");
         parts.push(match text("operator") {
             "In" => format!("{} in ({values})", text("key")),
@@ -143,68 +134,6 @@ pub fn to_text(selector: &Value) -> String {
         });
     }
     parts.join(",")
-}
-
-/// Splits at commas that stand outside parentheses.
-fn split_top_level(text: &str) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let (mut depth, mut start) = (0usize, 0);
-    for (i, c) in text.char_indices() {
-        match c {
-            '(' => depth += 1,
-            ')' => depth = depth.saturating_sub(1),
-            ',' if depth == 0 => {
-                parts.push(&text[start..i]);
-                start = i + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(&text[start..]);
-    parts
-}
-
-fn parse_label_requirement(part: &str) -> Option<LabelRequirement> {
-    let valid = |key: &str| {
-        !key.is_empty()
-            && key
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
-    };
-    let make = |key: &str, test| {
-        let key = key.trim();
-        valid(key).then(|| LabelRequirement {
-            key: key.to_string(),
-            test,
-        })
-    };
-    if let Some(open) = part.find('(') {
-        let values = part[open + 1..].strip_suffix(')')?;
-        let values = values.split(',').map(|v| v.trim().to_string()).collect();
-        let mut words = part[..open].split_whitespace();
-        let (key, operator) = (words.next()?, words.next()?);
-        return match (operator, words.next()) {
-            ("in", None) => make(key, LabelTest::In(values)),
-            ("notin", None) => make(key, LabelTest::NotIn(values)),
-            _ => None,
-        };
-    }
-    if let Some((key, value)) = part.split_once("!=") {
-        return make(key, LabelTest::NotIn(vec![value.trim().to_string()]));
-    }
-    if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
-        return make(key, LabelTest::In(vec![value.trim().to_string()]));
-    }
-    if let Some((key, value)) = part.split_once('>') {
-        return make(key, LabelTest::GreaterThan(value.trim().parse().ok()?));
-    }
-    if let Some((key, value)) = part.split_once('<') {
-        return make(key, LabelTest::LessThan(value.trim().parse().ok()?));
-    }
-    match part.strip_prefix('!') {
-        Some(key) => make(key, LabelTest::DoesNotExist),
-        None => make(part, LabelTest::Exists),
-    }
 }
 
 /// Equality tests on fields.
@@ -266,17 +195,14 @@ impl FieldSelector {
                 (f, v, true)
             } else {
                 return Err(ApiError::bad_request(format!(
-                    "invalid field selector {text:?}: {part:?} has no operator"
+                    "invalid selector: '{text}'; can't understand '{part}'"
                 )));
             };
             let known = matches!(field, "metadata.name" | "metadata.namespace")
                 || selectable(group, kind).contains(&field)
                 || extra.iter().any(|e| e == field);
             if !known {
-                return Err(ApiError::bad_request(format!(
-                    "Unable to find {:?} that match label selector \"\", field selector {text:?}: field label not supported: {field}",
-                    kind
-                )));
+                return Err(ApiError::bad_request(unknown(group, kind, field)));
             }
             terms.push((field.to_string(), value.to_string(), equal));
         }
@@ -293,6 +219,17 @@ impl FieldSelector {
         self.terms
             .iter()
             .all(|(field, value, equal)| (field_text(object, field) == *value) == *equal)
+    }
+}
+
+/// Kinds with fields of their own word it in another way than the rest.
+fn unknown(group: &str, kind: &str, field: &str) -> String {
+    let custom = group.contains('.') && !group.ends_with(".k8s.io");
+    match custom || !selectable(group, kind).is_empty() {
+        true => format!("field label not supported: {field}"),
+        false => format!(
+            "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+        ),
     }
 }
 
