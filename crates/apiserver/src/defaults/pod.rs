@@ -1,7 +1,7 @@
 //! Defaults of pods and pod templates.
 
 use super::items;
-use crate::object::{self, set_default};
+use crate::object::set_default;
 use serde_json::{Map, Value, json};
 
 /// Defaults of a pod's spec, also inside a template.
