@@ -101,7 +101,7 @@ async fn lists(cluster: &Cluster, client: &Client, options: &Options) -> Result<
         let mut times = Histogram::<u64>::new(3)?;
         for _ in 0..options.lists {
             let began = Instant::now();
-            get(client, &format!("{MAPS}{query}")).await?;
+            text(client, &format!("{MAPS}{query}")).await?;
             times.record(u64::try_from(began.elapsed().as_micros())?)?;
         }
         let [p50, p99] = [0.5, 0.99].map(|q| times.value_at_quantile(q) as f64 / 1e3);
@@ -193,9 +193,13 @@ async fn objects(client: &Client, count: u64) -> Result<Duration> {
     Ok(began.elapsed())
 }
 
-async fn get(client: &Client, path: &str) -> Result<Value> {
+async fn text(client: &Client, path: &str) -> Result<String> {
     let request = http::Request::get(path).body(Vec::new())?;
-    Ok(serde_json::from_str(&client.request_text(request).await?)?)
+    Ok(client.request_text(request).await?)
+}
+
+async fn get(client: &Client, path: &str) -> Result<Value> {
+    Ok(serde_json::from_str(&text(client, path).await?)?)
 }
 
 async fn post(client: &Client, path: &str, object: &Value) -> Result<()> {

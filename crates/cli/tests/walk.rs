@@ -39,6 +39,12 @@ fn helloworld_and_sleep_in_the_default_namespace() -> Result<()> {
             "{role} should be there {count} times:\n{pods}"
         );
     }
+    // What watches the mesh is accepted; its images are not here.
+    if let Some(shared) = shared() {
+        let addon = shared.join("upstream/samples/addon-prometheus.yaml");
+        let made = cluster.kubectl(&format!("apply -f {}", addon.display()))?;
+        ensure!(made.contains("deployment.apps/prometheus created"), "{made}");
+    }
     apply(
         &cluster,
         "default",
@@ -74,6 +80,17 @@ fn helloworld_and_sleep_in_the_default_namespace() -> Result<()> {
         hello()?.starts_with("Hello version: v"),
         "no answer after enrolment"
     );
+
+    // By hand, in a shell of the pod, and beside the proxy.
+    let sleep = cluster.kubectl("get pods -l app=sleep -o jsonpath={.items[0].metadata.name}")?;
+    let typed = "curl -s --max-time 10 helloworld:5000/hello\n";
+    let said = cluster.kubectl_typing(&format!("exec -it {sleep} -- sh"), typed)?;
+    ensure!(said.contains("Hello version: v"), "the shell said {said}");
+    let proxy = "-n istio-system -l app=ztunnel -o jsonpath={.items[0].metadata.name}";
+    let proxy = cluster.kubectl(&format!("get pods {proxy}"))?;
+    let debug = format!("debug -it -n istio-system {proxy} --image=nicolaka/netshoot");
+    let said = cluster.kubectl_typing(&debug, "netstat -tln\nexit\n")?;
+    ensure!(said.contains("15020"), "the proxy's neighbour saw {said}");
 
     // An empty value is not enrolment.
     cluster.kubectl("label namespace default istio.io/dataplane-mode= --overwrite=true")?;

@@ -111,6 +111,23 @@ impl Cluster {
         self.run(self.kubectl_program(), command)
     }
 
+    /// Runs kubectl and types something; what it prints.
+    pub fn kubectl_typing(&self, command: &str, typed: &str) -> Result<String> {
+        use std::io::Write;
+        let mut program = self.kubectl_program();
+        self.prepare(&mut program, command);
+        let mut child = program
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {program:?}"))?;
+        let mut input = child.stdin.take().context("its input")?;
+        input.write_all(typed.as_bytes())?;
+        drop(input);
+        succeed(command, child.wait_with_output()?)
+    }
+
     /// Applies a manifest given as text.
     pub fn apply(&self, manifest: &str) -> Result<String> {
         succeed("apply", self.try_apply(manifest)?)
