@@ -22,8 +22,8 @@ pub async fn streams_of_every_version(cluster: &Cluster) {
     cluster.create("kubectl", spec).await;
     cluster.until_ready("kubectl").await;
     for client in clients {
-        let program = client.path.display().to_string();
-        tokio::task::spawn_blocking(move || check(&program))
+        let (program, minor) = (client.path.display().to_string(), client.minor);
+        tokio::task::spawn_blocking(move || check(&program, minor))
             .await
             .unwrap();
     }
@@ -39,7 +39,7 @@ fn kubectl(program: &str, args: &[&str]) -> Command {
     command
 }
 
-fn check(program: &str) {
+fn check(program: &str, minor: u32) {
     let output = |args: &[&str], input: &str| {
         let mut child = kubectl(program, args)
             .stdin(Stdio::piped())
@@ -96,7 +96,7 @@ fn check(program: &str) {
     let (_, out, err) = output(&["logs", "kubectl", "-c", "server"], "");
     assert_eq!(out, "listening\n", "{program}: {err}");
     copy(program, &output);
-    debug(program, &output);
+    debug(program, minor, &output);
     attach(program);
     forward(program);
     println!("  {program}: ok");
@@ -117,8 +117,8 @@ fn copy(program: &str, run: Run<'_>) {
     assert_eq!(std::fs::read_to_string(back).unwrap(), "some text");
 }
 
-fn debug(program: &str, run: Run<'_>) {
-    let name = format!("debugger-{}", program.rsplit('.').next().unwrap());
+fn debug(program: &str, minor: u32, run: Run<'_>) {
+    let name = format!("debugger-{minor}");
     let (code, out, err) = run(
         &[
             "debug",
