@@ -12,6 +12,7 @@ pub mod inbound;
 pub mod intern;
 pub mod outbound;
 pub mod policy;
+pub mod route;
 pub mod service;
 pub mod state;
 pub mod waypoint;

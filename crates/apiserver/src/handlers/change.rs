@@ -165,7 +165,7 @@ async fn apply(
             )));
         }
     }
-    let config = ops::shape_applied(resource, decoded)?;
+    let config = ops::shape_applied(resource, decoded, &mut writer)?;
     let mut config = events::stored(resource, config);
     limit_to(resource, part, &mut config);
     let (namespace, name) = (context.namespace(), context.target.name.as_str());

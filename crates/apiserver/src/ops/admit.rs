@@ -71,7 +71,11 @@ pub fn shape_patched(
 }
 
 /// As [`shape`], of what an apply wants: it may name only fields that the kind has.
-pub fn shape_applied(resource: &Resource, decoded: Decoded) -> Result<Value> {
+pub fn shape_applied(
+    resource: &Resource,
+    decoded: Decoded,
+    writer: &mut Writer<'_>,
+) -> Result<Value> {
     let of = |key: &str| crate::object::text(&decoded.value, key).to_owned();
     let (namespace, name) = (of("/metadata/namespace"), of("/metadata/name"));
     let (group, version, kind) = (&resource.group, &resource.version, &resource.kind);
@@ -81,11 +85,11 @@ pub fn shape_applied(resource: &Resource, decoded: Decoded) -> Result<Value> {
             "failed to create typed patch object {place}: {why}"
         ))
     };
-    let Form { value, unknown, .. } = form(resource, decoded, refused)?;
-    if let Some(path) = unknown.first() {
+    let mut form = form(resource, decoded, refused)?;
+    if let Some(path) = form.unknown.pop() {
         return Err(refused(format!(".{path}: field not declared in schema")));
     }
-    Ok(value)
+    settled(form, writer, refused)
 }
 
 /// A body in the form of its kind, and what was odd about it.
@@ -118,34 +122,39 @@ fn form(
     })
 }
 
-/// The form, with what is odd refused or told as the writer asks.
 fn formed(
     resource: &Resource,
     decoded: Decoded,
     writer: &mut Writer<'_>,
     refused: impl Fn(String) -> ApiError,
 ) -> Result<Value> {
-    let Form {
-        value,
-        unknown,
-        duplicates,
-    } = form(resource, decoded, &refused)?;
-    let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
-    let duplicates = duplicates
+    settled(form(resource, decoded, &refused)?, writer, refused)
+}
+
+/// The value of a form, with what is odd refused or told as the writer asks.
+fn settled(
+    form: Form,
+    writer: &mut Writer<'_>,
+    refused: impl Fn(String) -> ApiError,
+) -> Result<Value> {
+    let unknown = form
+        .unknown
+        .iter()
+        .map(|path| format!("unknown field {path:?}"));
+    let duplicates = form
+        .duplicates
         .iter()
         .map(|path| format!("duplicate field {path:?}"));
     let problems: Vec<String> = unknown.chain(duplicates).collect();
     match writer.validation {
-        FieldValidation::Strict if !problems.is_empty() => Err(refused(format!(
-            "strict decoding error: {}",
-            problems.join(", ")
-        ))),
-        FieldValidation::Warn => {
-            problems.into_iter().for_each(|p| writer.warn(p));
-            Ok(value)
+        FieldValidation::Strict if !problems.is_empty() => {
+            let problems = problems.join(", ");
+            return Err(refused(format!("strict decoding error: {problems}")));
         }
-        _ => Ok(value),
+        FieldValidation::Warn => problems.into_iter().for_each(|p| writer.warn(p)),
+        _ => {}
     }
+    Ok(form.value)
 }
 
 /// Gives an object that a webhook has changed the form of its kind again.
