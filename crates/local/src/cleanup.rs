@@ -28,8 +28,12 @@ pub(crate) fn remove(folder: &Folder, host_link: bool) -> Result<()> {
     };
     match folder.cluster() {
         Ok(cluster) => {
-            note(remove_cgroups(&cluster.cgroup()));
-            if host_link {
+            // Without an index nothing has been made, and what has the first
+            // one's names is another cluster's.
+            if cluster.index.is_some() {
+                note(remove_cgroups(&cluster.cgroup()));
+            }
+            if cluster.index.is_some() && host_link {
                 note(remove_link(&cluster));
             }
             if let Some(path) = &cluster.kubeconfig {
@@ -53,7 +57,7 @@ pub(crate) fn remove(folder: &Folder, host_link: bool) -> Result<()> {
 
 fn remove_link(cluster: &Cluster) -> Result<()> {
     let name = cluster.addresses().host_link();
-    block_on(async { Network::open()?.remove(&name).await })
+    block_on(async { Network::open()?.remove_own(&name, cluster.link).await })
 }
 
 /// Removes a group and all below it from every hierarchy.

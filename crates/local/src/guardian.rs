@@ -80,8 +80,7 @@ fn launch(folder: &Folder, listener: &OwnedFd, report: &File) -> Result<Init> {
         init: None,
     })?;
     let mut cluster = folder.cluster()?;
-    cluster.index = claim()?;
-    folder.write_cluster(&cluster)?;
+    claim(folder, &mut cluster)?;
     let (theirs, ours) = spawn::pipe()?;
     let mut command = Command::new(&cluster.program);
     command.arg(crate::INIT).arg("cluster").arg(folder.path());
@@ -116,8 +115,9 @@ fn launch(folder: &Folder, listener: &OwnedFd, report: &File) -> Result<Init> {
 }
 
 /// Takes the first index that nobody on this machine uses: the kernel allows
-/// each link name once.
-fn claim() -> Result<u8> {
+/// each link name once. Written down before the link is there, so that an end at
+/// any moment leaves no link that nobody knows of.
+fn claim(folder: &Folder, cluster: &mut Cluster) -> Result<()> {
     block_on(async {
         let network = Network::open()?;
         for index in INDICES {
@@ -128,11 +128,11 @@ fn claim() -> Result<u8> {
             {
                 continue;
             }
-            if network
-                .add_pair(&addresses.host_link(), &addresses.router_link())
-                .await?
-            {
-                return Ok(index);
+            cluster.index = Some(index);
+            folder.write_cluster(cluster)?;
+            let (host, router) = (addresses.host_link(), addresses.router_link());
+            if network.claim_pair(&host, &router, cluster.link).await? {
+                return Ok(());
             }
         }
         Err(LocalError::Missing(

@@ -7,6 +7,7 @@ use ambit_node_agent::nft::Family;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope};
 use rtnetlink::{Error, Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -79,6 +80,10 @@ impl Network {
     }
 
     async fn find(&self, name: &str) -> Result<Option<u32>> {
+        Ok(self.look(name).await?.map(|link| link.header.index))
+    }
+
+    async fn look(&self, name: &str) -> Result<Option<LinkMessage>> {
         let mut links = self
             .handle
             .link()
@@ -86,7 +91,7 @@ impl Network {
             .match_name(name.to_owned())
             .execute();
         match links.try_next().await {
-            Ok(link) => Ok(link.map(|link| link.header.index)),
+            Ok(link) => Ok(link),
             Err(error) if is_errno(&error, ENODEV) => Ok(None),
             Err(error) => Err(error).doing(format!("looking for the link {name}")),
         }
@@ -94,16 +99,20 @@ impl Network {
 
     /// Makes a pair of links; says whether the first name was free.
     pub(crate) async fn add_pair(&self, name: &str, peer: &str) -> Result<bool> {
-        match self
-            .handle
-            .link()
-            .add(LinkVeth::new(name, peer).build())
-            .execute()
-            .await
-        {
+        self.add(LinkVeth::new(name, peer).build(), name).await
+    }
+
+    /// As [`Network::add_pair`], the first link with an address that tells whose it is.
+    pub(crate) async fn claim_pair(&self, name: &str, peer: &str, own: [u8; 6]) -> Result<bool> {
+        let pair = LinkVeth::new(name, peer).address(own.to_vec()).build();
+        self.add(pair, name).await
+    }
+
+    async fn add(&self, link: LinkMessage, name: &str) -> Result<bool> {
+        match self.handle.link().add(link).execute().await {
             Ok(()) => Ok(true),
             Err(error) if is_errno(&error, EEXIST) => Ok(false),
-            Err(error) => Err(error).doing(format!("making the links {name} and {peer}")),
+            Err(error) => Err(error).doing(format!("making the link {name}")),
         }
     }
 
@@ -232,6 +241,16 @@ impl Network {
     async fn add_route(&self, route: RouteMessage, to: IpNet) -> Result<()> {
         let added = self.handle.route().add(route).replace().execute().await;
         added.doing(format!("adding the route to {to}"))
+    }
+
+    /// Removes a link of ours (and its peer). One with another address is somebody
+    /// else's.
+    pub(crate) async fn remove_own(&self, name: &str, own: [u8; 6]) -> Result<()> {
+        let own = LinkAttribute::Address(own.to_vec());
+        match self.look(name).await? {
+            Some(link) if link.attributes.contains(&own) => self.remove(name).await,
+            _ => Ok(()),
+        }
     }
 
     /// Removes a link (and its peer); one that is gone is as good.

@@ -27,8 +27,12 @@ const DEFAULT_STATE: &str = "/run/ambit-local";
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Cluster {
     pub(crate) name: String,
-    /// Distinguishes the clusters of this machine; see [`Addresses`].
-    pub(crate) index: u8,
+    /// Distinguishes the clusters of this machine; see [`Addresses`]. None until
+    /// one is being taken.
+    pub(crate) index: Option<u8>,
+    /// The address of the host's link: tells it from that of another cluster,
+    /// which may have taken the index since.
+    pub(crate) link: [u8; 6],
     /// The program that all parts are.
     pub(crate) program: PathBuf,
     /// Where the host reaches the API server.
@@ -69,14 +73,15 @@ impl NodeRecord {
 }
 
 impl Cluster {
-    /// Its addresses.
+    /// Its addresses, once it has an index.
     pub(crate) fn addresses(&self) -> Addresses {
-        Addresses::new(self.index)
+        Addresses::new(self.index.unwrap_or_default())
     }
 
-    /// The group under each cgroup hierarchy that holds all of its pods.
+    /// The group under each cgroup hierarchy that holds all of its pods, once it
+    /// has an index.
     pub(crate) fn cgroup(&self) -> String {
-        format!("ambit{}-{}", self.index, self.name)
+        format!("ambit{}-{}", self.index.unwrap_or_default(), self.name)
     }
 
     /// The URL of the API server on the host.

@@ -1,5 +1,6 @@
 //! `ambit local up`: from a configuration to nodes that are ready.
 
+use std::hash::{BuildHasher, Hasher};
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -137,6 +138,13 @@ fn make_room(folder: &Folder, name: &str) -> Result<()> {
     }
 }
 
+/// An address of a link that nobody else has: local, of one station.
+fn random_link() -> [u8; 6] {
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    let [a, b, c, d, e, ..] = random.to_ne_bytes();
+    [0x02, a, b, c, d, e]
+}
+
 fn start(
     folder: &Folder,
     name: &str,
@@ -151,7 +159,8 @@ fn start(
     ))?;
     let cluster = Cluster {
         name: name.to_owned(),
-        index: 0,
+        index: None,
+        link: random_link(),
         program: std::env::current_exe().doing("finding this program")?,
         api: listener.local_addr().doing("finding the API address")?,
         pod_subnets: config.pod_subnets.clone(),
