@@ -43,7 +43,10 @@ fn helloworld_and_sleep_in_the_default_namespace() -> Result<()> {
     if let Some(shared) = shared() {
         let addon = shared.join("upstream/samples/addon-prometheus.yaml");
         let made = cluster.kubectl(&format!("apply -f {}", addon.display()))?;
-        ensure!(made.contains("deployment.apps/prometheus created"), "{made}");
+        ensure!(
+            made.contains("deployment.apps/prometheus created"),
+            "{made}"
+        );
     }
     apply(
         &cluster,

@@ -58,6 +58,7 @@ pub fn run(root: &Path, args: &Args) -> anyhow::Result<bool> {
                 "-verbosity=0",
             ])
             .arg(&corpus)
+            .arg(root.join("fuzz/corpus").join(name))
             .status()
             .with_context(|| format!("cannot run the target {name}"))?;
         passed &= status.success();

@@ -162,6 +162,34 @@ async fn a_start_that_is_cut_short_at_any_moment_leaves_nothing_for_good() -> Re
     Ok(())
 }
 
+/// A record without an index is of a start that made nothing; one with an index that another cluster
+/// has by now, of one that is gone.
+#[tokio::test]
+async fn what_is_left_of_a_start_takes_nothing_from_others() -> Result<()> {
+    let other = Place::new("other")?.up(&[])?;
+    let record = std::fs::read(other.place.cluster().join("cluster.json"))?;
+    let mut record: serde_json::Value = serde_json::from_slice(&record)?;
+    let index = other.place.index()?;
+    let link = format!("/sys/class/net/ambit{index}");
+    for taken in [serde_json::Value::Null, index.into()] {
+        let place = Place::new("remains")?;
+        record["name"] = place.name.clone().into();
+        record["index"] = taken.clone();
+        record["link"] = serde_json::json!([2, 0, 0, 0, 0, 1]);
+        record["kubeconfig"] = serde_json::Value::Null;
+        std::fs::create_dir_all(place.cluster())?;
+        let file = place.cluster().join("cluster.json");
+        std::fs::write(file, record.to_string())?;
+        place.must("down", &[])?;
+        ensure!(!place.cluster().exists(), "the record is left");
+        ensure!(
+            std::path::Path::new(&link).exists(),
+            "{taken}: {link} is gone"
+        );
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_node_that_dies_comes_back_with_its_pods() -> Result<()> {
     let (cluster, _) = busy("node").await?;
