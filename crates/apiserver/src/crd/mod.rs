@@ -22,7 +22,7 @@ pub use register::{names_changed, reconsider, register, touch, unregister};
 pub use schema::{ListKind, Structural};
 pub use status::settle;
 pub use validate::{Verdict, on_create, on_update};
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub use {
     check::check_schema,
     openapi::check as judge,

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 pub fn check(bytes: &[u8]) {
     let types = builtin_types();
     let mut choices = Choices::new(bytes);
-    let (api_version, kind, name) = choices.of(&bodies());
+    let (api_version, kind, name) = choices.of(bodies());
     let _ = decode(bytes);
     let _ = decode(&envelope(&api_version, &kind, bytes));
     let index = types.index(name).unwrap_or_default();

@@ -9,6 +9,7 @@ use crate::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rand::{Rng, RngExt};
 use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
 
 /// Deepest objects that are made up.
 const DEPTH: usize = 7;
@@ -16,7 +17,12 @@ const DEPTH: usize = 7;
 const TEXTS: [&str; 6] = ["a", "b-c", "äö", "a b\n", "0", "{}"];
 
 /// Group version, kind and type of everything that a client may send as a whole.
-pub fn bodies() -> Vec<(String, String, &'static str)> {
+pub fn bodies() -> &'static [(String, String, &'static str)] {
+    static BODIES: LazyLock<Vec<(String, String, &str)>> = LazyLock::new(find_bodies);
+    &BODIES
+}
+
+fn find_bodies() -> Vec<(String, String, &'static str)> {
     let mut bodies = vec![("v1".into(), "DeleteOptions".into(), "meta.v1.DeleteOptions")];
     for resource in builtin::resources() {
         if let Schema::Builtin(name) = resource.schema {

@@ -76,7 +76,7 @@ fn operations(target: &Value, choices: &mut Choices<'_>) {
 /// A strategic merge patch with an object of a kind on itself changes nothing; with itself on an
 /// empty object, it makes that object.
 fn strategic(choices: &mut Choices<'_>) {
-    let (_, _, name) = choices.of(&bodies());
+    let (_, _, name) = choices.of(bodies());
     let Some(index) = builtin_types().index(name) else {
         return;
     };

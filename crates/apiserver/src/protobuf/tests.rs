@@ -397,3 +397,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_message_without_fields_is_there() {
+    // A version with the status as a part of its own, as Go's clients send it.
+    let subresources = field(1, &[]);
+    let version = [field(1, b"v1"), field(5, &subresources)].concat();
+    let raw = field(2, &field(7, &version));
+    let body = envelope("apiextensions.k8s.io/v1", "CustomResourceDefinition", &raw);
+    let definition = decode(&body).unwrap();
+    let version = &definition["spec"]["versions"][0];
+    assert_eq!(version["subresources"], json!({"status": {}}));
+}

@@ -8,7 +8,7 @@ mod complete;
 mod extensions;
 mod schema;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub use schema::check as check_schema;
 
 use super::{rules, schema::Structural, status};
