@@ -214,7 +214,9 @@ fn priority(api: &Api, pod: &mut Value) -> Result<()> {
         .and_then(Value::as_str)
         .unwrap_or_default()
         .to_string();
-    if let Some(default) = default_class(api).filter(|_| class.is_empty()) {
+    if class.is_empty()
+        && let Some(default) = default_class(api)
+    {
         spec.insert("priorityClassName".into(), default.clone().into());
         class = default;
     }

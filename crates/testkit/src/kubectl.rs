@@ -89,3 +89,17 @@ fn target() -> PathBuf {
         PathBuf::from,
     )
 }
+
+/// The words of a command line: split at spaces outside single quotes.
+pub fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
+    for c in line.chars() {
+        match c {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => words.push(std::mem::take(&mut word)),
+            c => word.push(c),
+        }
+    }
+    words.push(word);
+    words
+}

@@ -35,7 +35,7 @@ mod wait;
 
 pub use capture::Capture;
 pub use certs::{Issued, TestCa};
-pub use kubectl::{Kubectl, kubectls};
+pub use kubectl::{Kubectl, kubectls, words};
 pub use leaks::Snapshot;
 pub use namespace::Namespace;
 pub use network::{Network, Node, Pod};

@@ -83,6 +83,38 @@ async fn pods_get_the_defaults_that_clients_rely_on() {
 }
 
 #[tokio::test]
+async fn pods_that_name_no_class_get_the_default_one() {
+    let cluster = Cluster::start().await;
+    let class = |name: &str, value: i64, policy: &str, default: bool| {
+        json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+            "value": value, "preemptionPolicy": policy, "globalDefault": default})
+    };
+    let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
+    let priority = async |pod: Value| {
+        let spec = cluster.post(PODS, &pod).await.ok()["spec"].take();
+        let fields = ["priorityClassName", "priority", "preemptionPolicy"];
+        json!(fields.map(|field| spec[field].clone()))
+    };
+    let none = json!([null, 0, "PreemptLowerPriority"]);
+    assert_eq!(priority(pod("before")).await, none);
+
+    let other = class("other", 7, "PreemptLowerPriority", false);
+    cluster.post(classes, &other).await.ok();
+    assert_eq!(priority(pod("still")).await, none);
+    cluster
+        .post(classes, &class("usual", 5, "Never", true))
+        .await
+        .ok();
+    assert_eq!(priority(pod("after")).await, json!(["usual", 5, "Never"]));
+    let mut named = pod("named");
+    named["spec"]["priorityClassName"] = json!("other");
+    assert_eq!(
+        priority(named).await,
+        json!(["other", 7, "PreemptLowerPriority"])
+    );
+}
+
+#[tokio::test]
 async fn generation_counts_changes_of_the_spec_alone() {
     let cluster = Cluster::start().await;
     let made = cluster.post(DEPLOYMENTS, &deployment("d")).await.ok();

@@ -3,6 +3,7 @@
 //! Where there is none, the test says so; the wire is covered by the other tests.
 
 use crate::common::{Cluster, eventually};
+use ambit_testkit::words;
 use futures_util::StreamExt;
 use serde_json::json;
 use std::path::Path;
@@ -78,20 +79,6 @@ impl Kubectl<'_> {
             output.stdout
         );
     }
-}
-
-/// Splits at spaces outside single quotes.
-fn words(command: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut quoted = false;
-    for c in command.chars() {
-        match c {
-            '\'' => quoted = !quoted,
-            ' ' if !quoted => words.push(String::new()),
-            c => words.last_mut().unwrap().push(c),
-        }
-    }
-    words
 }
 
 const MANIFEST: &str = r#"

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use ambit_testkit::Kubectl;
+use ambit_testkit::{Kubectl, words};
 use anyhow::{Context, Result, bail};
 
 use crate::common::Cluster;
@@ -128,17 +128,4 @@ fn read(mut from: impl Read + Send + 'static) -> Receiver<String> {
         }
     });
     receive
-}
-
-/// Splits at spaces outside single quotes.
-fn words(line: &str) -> Vec<String> {
-    let (mut words, mut quoted) = (vec![String::new()], false);
-    for c in line.chars() {
-        match c {
-            '\'' => quoted = !quoted,
-            ' ' if !quoted => words.push(String::new()),
-            c => words.last_mut().unwrap().push(c),
-        }
-    }
-    words
 }
