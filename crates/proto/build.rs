@@ -3,10 +3,11 @@
 use std::error::Error;
 use std::path::Path;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "workload.proto",
     "authorization.proto",
     "zds.proto",
+    "ambit/l7.proto",
     "ca.proto",
     "envoy/core.proto",
     "envoy/discovery.proto",

@@ -4,6 +4,7 @@
 //! what a workload, a service and a policy are, and what follows from them. The functions are
 //! pure, so that the proxies, the control plane and the command line give the same answer.
 
+pub mod access;
 pub mod authorize;
 pub mod balance;
 pub mod dns;

@@ -4,16 +4,25 @@
 //! puts them in order ([`precedence`] for the Gateway API); an index by path finds it without
 //! looking at all of them.
 
+mod location;
 mod order;
 mod path;
+mod rule;
+mod services;
 mod table;
 mod text;
 
 #[cfg(test)]
 mod table_tests;
 
+pub use location::{location, split_port};
 pub use order::{Age, precedence};
 pub use path::{Replace, rewrite};
+pub use rule::{
+    Action, Backend, Cors, Forward, HeaderChanges, Mirror, Origin, Parent, Redirect, Retry,
+    Rewrite, Route, RouteKind, Rule, Session, Target,
+};
+pub use services::{Met, Routes, Rules};
 pub use table::Table;
 pub use text::{Pattern, PatternError, TextMatch};
 

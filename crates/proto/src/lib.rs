@@ -9,7 +9,9 @@ mod generated {
 }
 
 pub mod convert;
+mod convert_access;
 mod convert_policy;
+mod convert_route;
 
 /// Workloads and services: package `istio.workload`.
 pub mod workload {
@@ -19,6 +21,11 @@ pub mod workload {
 /// L4 authorization policies: package `istio.security`.
 pub mod security {
     pub use crate::generated::istio::security::*;
+}
+
+/// What waypoints and gateways are told: package `ambit.l7.v1`.
+pub mod l7 {
+    pub use crate::generated::ambit::l7::v1::*;
 }
 
 /// The channel between the node agent and the node proxy: package `istio.workload.zds`.
@@ -46,4 +53,8 @@ pub mod type_url {
     pub const WORKLOAD: &str = "type.googleapis.com/istio.workload.Workload";
     /// A policy ([`crate::security::Authorization`]).
     pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
+    /// A route ([`crate::l7::Route`]).
+    pub const ROUTE: &str = "type.googleapis.com/ambit.l7.v1.Route";
+    /// A policy where requests are seen ([`crate::l7::Policy`]).
+    pub const POLICY: &str = "type.googleapis.com/ambit.l7.v1.Policy";
 }

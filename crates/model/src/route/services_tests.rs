@@ -1,0 +1,90 @@
+use super::*;
+use crate::route::{Parent, PathMatch, RouteKind};
+
+fn host() -> NamespacedHostname {
+    NamespacedHostname::new("shop", "cart.shop.svc.cluster.local")
+}
+
+fn route(name: &str, created: i64, port: Option<u16>, paths: &[&str]) -> Arc<Route> {
+    let rule = |path: &&str| Rule {
+        name: format!("{name}{path}").into(),
+        matches: vec![Match {
+            path: Some(PathMatch::Segments(path.trim_end_matches('/').into())),
+            ..Match::default()
+        }],
+        ..Rule::default()
+    };
+    Arc::new(Route {
+        namespace: "shop".into(),
+        name: name.into(),
+        created,
+        parents: vec![Parent {
+            service: host(),
+            port,
+        }],
+        rules: paths.iter().map(rule).collect(),
+        ..Route::default()
+    })
+}
+
+fn met(routes: &Routes, port: u16, path: &str) -> Option<String> {
+    let head = Head {
+        method: "GET",
+        scheme: "http",
+        authority: "cart",
+        path,
+        query: None,
+        port,
+        headers: &[],
+    };
+    let rules = routes.rules(&host(), port)?;
+    Some(
+        rules
+            .find(&head)
+            .map_or("404".into(), |met| met.rule.name.to_string()),
+    )
+}
+
+#[test]
+fn routes_of_a_service_are_one_table() {
+    let mut routes = Routes::default();
+    assert_eq!(met(&routes, 80, "/"), None);
+    routes.insert(route("old", 1, None, &["/a"]));
+    routes.insert(route("new", 2, None, &["/a", "/a/b"]));
+    assert_eq!(met(&routes, 80, "/a/b/c").unwrap(), "new/a/b");
+    assert_eq!(met(&routes, 80, "/a").unwrap(), "old/a");
+    assert_eq!(met(&routes, 80, "/x").unwrap(), "404");
+    routes.remove(&"HTTPRoute/shop/old".into());
+    assert_eq!(met(&routes, 80, "/a").unwrap(), "new/a");
+    routes.remove(&"HTTPRoute/shop/new".into());
+    assert_eq!(met(&routes, 80, "/a"), None);
+}
+
+#[test]
+fn a_route_of_a_port_is_for_that_port() {
+    let mut routes = Routes::default();
+    routes.insert(route("all", 1, None, &["/"]));
+    routes.insert(route("one", 2, Some(81), &["/a"]));
+    assert_eq!(met(&routes, 80, "/a").unwrap(), "all/");
+    assert_eq!(met(&routes, 81, "/a").unwrap(), "one/a");
+    assert_eq!(met(&routes, 81, "/b").unwrap(), "all/");
+    // The same route again, for another port.
+    routes.insert(route("one", 2, Some(82), &["/a"]));
+    assert_eq!(met(&routes, 81, "/a").unwrap(), "all/");
+    assert_eq!(met(&routes, 82, "/a").unwrap(), "one/a");
+}
+
+#[test]
+fn connections_follow_the_oldest_route() {
+    let mut routes = Routes::default();
+    let tcp = |name, created| {
+        let mut route = Arc::unwrap_or_clone(route(name, created, None, &["/"]));
+        route.kind = RouteKind::Tcp;
+        Arc::new(route)
+    };
+    routes.insert(tcp("new", 2));
+    routes.insert(tcp("old", 1));
+    let rules = routes.rules(&host(), 80).unwrap();
+    assert!(rules.is_empty(), "requests pass as they are");
+    assert_eq!(&*rules.for_connections().unwrap().0.name, "old");
+}
