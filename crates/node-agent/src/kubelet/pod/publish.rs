@@ -67,8 +67,12 @@ impl Publisher {
         loop {
             match tokio::time::timeout(API_TIMEOUT, self.api.delete(&name, &params)).await {
                 Ok(Ok(_)) => return,
-                Ok(Err(kube::Error::Api(status))) if status.code == 404 || status.code == 409 => {
-                    return;
+                Ok(Err(kube::Error::Api(status))) if status.code == 404 => return,
+                // Another pod has the name now; or this one was written at the same moment.
+                Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+                    if !self.is_there(pod).await {
+                        return;
+                    }
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(pod = name, "object not deleted, trying again: {error}")
@@ -77,6 +81,18 @@ impl Publisher {
             }
             tokio::time::sleep(delay).await;
             delay = (delay * 2).min(Duration::from_secs(10));
+        }
+    }
+}
+
+impl Publisher {
+    /// Whether the object is still there, as far as can be known.
+    async fn is_there(&self, pod: &Pod) -> bool {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        match self.api.get_metadata_opt(name).await {
+            Ok(Some(found)) => found.metadata.uid == pod.metadata.uid,
+            Ok(None) => false,
+            Err(_) => true,
         }
     }
 }
@@ -152,6 +168,8 @@ async fn write(api: &Api<Pod>, name: &str, uid: &str, status: &PodStatus) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn why_a_pod_was_not_ready_goes_when_it_is() {
@@ -163,5 +181,35 @@ mod tests {
         assert_eq!(condition.get("message"), Some(&Value::Null));
         assert_eq!(condition.get("reason"), Some(&Value::Null));
         assert_eq!(patch["metadata"]["uid"], "u");
+    }
+
+    /// An API server that answers so many deletions with a conflict, and knows a pod of this UID.
+    fn server(conflicts: usize, uid: &'static str) -> (kube::Client, Arc<AtomicUsize>) {
+        let deletions = Arc::new(AtomicUsize::new(0));
+        let counted = deletions.clone();
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let deletes = request.method() == http::Method::DELETE;
+            let before = counted.fetch_add(usize::from(deletes), Ordering::Relaxed);
+            let (code, body) = match deletes && before < conflicts {
+                true => (409, json!({"status": "Failure", "code": 409, "reason": "Conflict", "message": "modified"})),
+                false => (200, json!({"metadata": {"name": "p", "uid": uid}})),
+            };
+            let mut response = http::Response::new(kube::client::Body::from(body.to_string().into_bytes()));
+            *response.status_mut() = http::StatusCode::from_u16(code).unwrap();
+            async move { Ok::<_, std::convert::Infallible>(response) }
+        });
+        (kube::Client::new(service, "default"), deletions)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conflict_is_no_deletion() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}})).unwrap();
+        let (client, deletions) = server(2, "u");
+        Publisher::new(&client, &pod).delete_object(&pod).await;
+        assert_eq!(deletions.load(Ordering::Relaxed), 3);
+        // Another pod has the name.
+        let (client, deletions) = server(9, "v");
+        Publisher::new(&client, &pod).delete_object(&pod).await;
+        assert_eq!(deletions.load(Ordering::Relaxed), 1);
     }
 }
