@@ -135,6 +135,26 @@ impl Chart {
     }
 }
 
+/// The definitions of the Gateway API that are built into the program, for clusters without any.
+///
+/// # Errors
+/// A file is broken.
+pub fn gateway_api() -> Result<Vec<Value>, ChartError> {
+    let files = embedded("base")?;
+    let definitions = files
+        .iter()
+        .filter(|(path, _)| path.starts_with("files/gateway-api/"));
+    definitions
+        .map(|(path, text)| {
+            serde_saphyr::from_str(text).map_err(|e| ChartError::Invalid {
+                name: "base".to_owned(),
+                path: path.clone(),
+                reason: e.to_string(),
+            })
+        })
+        .collect()
+}
+
 /// All files of an embedded chart, sorted by path.
 fn embedded(name: &str) -> Result<Vec<(String, String)>, ChartError> {
     let prefix = format!("{name}/");

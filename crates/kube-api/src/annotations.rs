@@ -20,6 +20,11 @@ pub const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution
 /// On policies: evaluated and logged, not enforced.
 pub const DRY_RUN: &str = "istio.io/dry-run";
 
+/// On gateways: name of the objects that are made for them.
+pub const NAME_OVERRIDE: &str = "gateway.istio.io/name-override";
+/// On gateways: service account of their pods.
+pub const GATEWAY_SERVICE_ACCOUNT: &str = "gateway.istio.io/service-account";
+
 /// On pods: written by the sidecar injector; such a pod is never captured.
 pub const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
 

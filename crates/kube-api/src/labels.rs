@@ -56,10 +56,24 @@ pub const SUBZONE: &str = "topology.istio.io/subzone";
 /// Marks the ConfigMaps that carry the mesh's root certificate.
 pub const CONFIG: &str = "istio.io/config";
 
+/// On namespaces, services and pods: the waypoint that looks into their traffic.
+pub const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+/// Beside [`USE_WAYPOINT`]: the waypoint's namespace.
+pub const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+/// Value of [`USE_WAYPOINT`] that asks for none.
+pub const USE_WAYPOINT_NONE: &str = "none";
+/// On waypoints: the traffic that they are for, `service` (the default), `workload`, `all`, `none`.
+pub const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
+/// On services: gateways send traffic for them through their waypoint.
+pub const INGRESS_USE_WAYPOINT: &str = "istio.io/ingress-use-waypoint";
+
 /// On the objects of a Gateway: its name.
 pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// On the objects of a Gateway: the controller that manages them.
 pub const GATEWAY_MANAGED: &str = "gateway.istio.io/managed";
+
+/// On the objects of a Gateway: its class.
+pub const GATEWAY_CLASS_NAME: &str = "gateway.networking.k8s.io/gateway-class-name";
 
 /// On pods: sidecar injection.
 pub const SIDECAR_INJECT: &str = "sidecar.istio.io/inject";

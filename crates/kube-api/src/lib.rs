@@ -7,6 +7,7 @@
 pub mod annotations;
 pub mod client;
 pub mod crds;
+pub mod gateway_api;
 pub mod labels;
 pub mod names;
 mod resource;

@@ -41,6 +41,10 @@ pub const CONTROL_PLANE: &str = "istiod";
 pub const LEADER_LEASE: &str = "istio-leader";
 /// Field manager of the status of policies that node proxies enforce.
 pub const ZTUNNEL_POLICY_MANAGER: &str = "istio-ambient-ztunnel-policy";
+/// Field manager of the status of policies that waypoints enforce.
+pub const WAYPOINT_POLICY_MANAGER: &str = "istio-ambient-waypoint-policy";
+/// Field manager of the status of services.
+pub const SERVICE_MANAGER: &str = "istio-ambient-service";
 
 /// Node proxy: outbound capture.
 pub const PORT_OUTBOUND: u16 = 15001;

@@ -1,11 +1,27 @@
 //! The shell of a custom resource: metadata, spec, status. Unlike the shell that `kube` derives, a
 //! missing spec reads as an empty one, which is what Istio's definitions allow.
 
-/// Declares a namespaced custom resource around a spec, with [`IstioStatus`](crate::status::IstioStatus).
+/// Declares a custom resource around a spec; namespaced and with
+/// [`IstioStatus`](crate::status::IstioStatus) unless it says otherwise.
 macro_rules! resource {
     (
         $(#[$doc:meta])*
         $kind:ident { spec: $spec:ty, group: $group:expr, version: $version:literal, plural: $plural:literal }
+    ) => {
+        resource! {
+            $(#[$doc])*
+            $kind {
+                spec: $spec, status: crate::status::IstioStatus, scope: NamespaceResourceScope,
+                group: $group, version: $version, plural: $plural
+            }
+        }
+    };
+    (
+        $(#[$doc:meta])*
+        $kind:ident {
+            spec: $spec:ty, status: $status:ty, scope: $scope:ident,
+            group: $group:expr, version: $version:literal, plural: $plural:literal
+        }
     ) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
@@ -16,12 +32,12 @@ macro_rules! resource {
             /// What the user asks for.
             pub spec: $spec,
             /// What became of it.
-            pub status: Option<crate::status::IstioStatus>,
+            pub status: Option<$status>,
         }
 
         impl kube::Resource for $kind {
             type DynamicType = ();
-            type Scope = kube::core::NamespaceResourceScope;
+            type Scope = kube::core::$scope;
 
             fn kind((): &()) -> std::borrow::Cow<'_, str> {
                 stringify!($kind).into()

@@ -53,6 +53,23 @@ pub struct Condition {
     pub last_probe_time: Option<String>,
 }
 
+impl From<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> for Condition {
+    fn from(c: k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition) -> Self {
+        Self {
+            type_: Some(c.type_),
+            status: Some(c.status),
+            reason: Some(c.reason),
+            message: Some(c.message),
+            observed_generation: c
+                .observed_generation
+                .and_then(|g| i32::try_from(g).ok())
+                .map(IntOrString::Int),
+            last_transition_time: Some(c.last_transition_time.0.to_string()),
+            last_probe_time: None,
+        }
+    }
+}
+
 fn int_or_string_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "description": "Generation of the object that was looked at.",

@@ -7,34 +7,40 @@ use std::path::{Path, PathBuf};
 use ambit_kube_api::crds;
 use serde_json::Value;
 
-fn generated_folder() -> PathBuf {
+fn generated_folder(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
-        .join(crds::GENERATED)
+        .join(folder)
 }
 
 #[test]
 fn the_charts_carry_the_generated_definitions() {
-    let folder = generated_folder();
     let write = std::env::var_os("AMBIT_GENERATE").is_some();
-    for (name, text) in crds::yaml().unwrap() {
-        let file = folder.join(&name);
-        if write {
-            std::fs::create_dir_all(&folder).unwrap();
-            std::fs::write(&file, &text).unwrap();
+    for (folder, crds) in [
+        (crds::GENERATED, crds::all().unwrap()),
+        (crds::GATEWAY_API, crds::gateway_api().unwrap()),
+    ] {
+        let folder = generated_folder(folder);
+        for (name, text) in crds::yaml(crds).unwrap() {
+            let file = folder.join(&name);
+            if write {
+                std::fs::create_dir_all(&folder).unwrap();
+                std::fs::write(&file, &text).unwrap();
+            }
+            let kept = std::fs::read_to_string(&file).unwrap_or_default();
+            assert!(
+                kept == text,
+                "{} differs from the types; run `AMBIT_GENERATE=1 cargo test -p ambit-kube-api`",
+                file.display()
+            );
         }
-        let kept = std::fs::read_to_string(&file).unwrap_or_default();
-        assert!(
-            kept == text,
-            "{} differs from the types; run `AMBIT_GENERATE=1 cargo test -p ambit-kube-api`",
-            file.display()
-        );
     }
 }
 
 #[test]
 fn the_text_is_the_definition() {
-    for ((_, text), crd) in crds::yaml().unwrap().iter().zip(crds::all().unwrap()) {
+    let crds = || crds::all().unwrap();
+    for ((_, text), crd) in crds::yaml(crds()).unwrap().iter().zip(crds()) {
         let read: Value = serde_saphyr::from_str(text).unwrap();
         assert_eq!(read, serde_json::to_value(crd).unwrap());
     }
@@ -78,7 +84,8 @@ fn versions_names_and_columns() {
 
 #[test]
 fn nothing_writes_into_the_users_objects() {
-    for (name, text) in crds::yaml().unwrap() {
+    let crds = [crds::all().unwrap(), crds::gateway_api().unwrap()].concat();
+    for (name, text) in crds::yaml(crds).unwrap() {
         assert!(!text.contains("default:"), "{name} has defaults");
         assert!(!text.contains("nullable:"), "{name} has nullable fields");
     }

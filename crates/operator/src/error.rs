@@ -29,6 +29,9 @@ pub enum OperatorError {
         /// Name of the object.
         name: String,
     },
+    /// Definitions that are built in cannot be read.
+    #[error(transparent)]
+    Chart(#[from] ambit_charts::ChartError),
     /// Something did not become ready.
     #[error("resources not ready after {}: {}", go_duration(.after), .pending.join("; "))]
     NotReady {

@@ -9,6 +9,7 @@ use ambit_charts::mesh::{
 use ambit_charts::{ComponentKind, Manifest};
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::Value;
@@ -23,6 +24,8 @@ pub struct InstallOptions {
     pub readiness_timeout: Duration,
     /// Let the API server check everything and change nothing.
     pub dry_run: bool,
+    /// Install the definitions of the Gateway API where there are none.
+    pub gateway_api: bool,
 }
 
 impl Default for InstallOptions {
@@ -30,6 +33,7 @@ impl Default for InstallOptions {
         Self {
             readiness_timeout: Duration::from_secs(300),
             dry_run: false,
+            gateway_api: true,
         }
     }
 }
@@ -43,6 +47,8 @@ pub enum Event {
     Waiting(ComponentKind, Vec<String>),
     /// A component is ready.
     Installed(ComponentKind),
+    /// The definitions of the Gateway API were not there, and are now.
+    GatewayApi,
     /// A component failed; the error follows as the result.
     Failed(ComponentKind, String),
     /// Objects that are no longer part of the mesh are being removed.
@@ -68,6 +74,9 @@ pub async fn install(
         progress,
     };
     run.namespaces(manifest).await?;
+    if options.gateway_api {
+        run.gateway_api().await?;
+    }
     let component = |kind| manifest.components.iter().find(move |c| c.kind == kind);
     let step = |kind| async move {
         match component(kind) {
@@ -123,6 +132,41 @@ impl Run<'_> {
                 other => drop(other.map_err(|e| OperatorError::api("creating", &object, e))?),
             }
         }
+        Ok(())
+    }
+
+    /// Makes the definitions of the Gateway API that are not there. Those that are stay as they
+    /// are: they may be of a newer release, and somebody else's.
+    async fn gateway_api(&self) -> Result<(), OperatorError> {
+        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let mut made = Vec::new();
+        for definition in ambit_charts::gateway_api()? {
+            let name = definition["metadata"]["name"].as_str().unwrap_or_default();
+            let object = describe("CustomResourceDefinition", "", name);
+            let existing = api.get_metadata_opt(name).await;
+            if existing
+                .map_err(|e| OperatorError::api("reading", &object, e))?
+                .is_none()
+            {
+                self.apply(&definition).await?;
+                made.push(definition);
+            }
+        }
+        if made.is_empty() || self.options.dry_run {
+            return Ok(());
+        }
+        let limit = self.options.readiness_timeout;
+        let ready = join_all(
+            made.iter()
+                .map(|object| readiness::wait(self.client, object)),
+        );
+        if tokio::time::timeout(limit, ready).await.is_err() {
+            return Err(OperatorError::NotReady {
+                after: limit,
+                pending: vec!["the definitions of the Gateway API".to_owned()],
+            });
+        }
+        (self.progress)(Event::GatewayApi);
         Ok(())
     }
 

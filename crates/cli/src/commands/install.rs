@@ -27,6 +27,9 @@ pub struct Args {
     /// Let the cluster check everything and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Leave the definitions of the Gateway API to somebody else
+    #[arg(long)]
+    skip_gateway_api: bool,
     /// Has no effect: install always waits until everything is ready
     #[arg(long, hide = true)]
     verify: bool,
@@ -68,6 +71,7 @@ pub async fn run(args: Args) -> anyhow::Result<i32> {
     let options = InstallOptions {
         readiness_timeout: args.readiness_timeout,
         dry_run: args.dry_run,
+        gateway_api: !args.skip_gateway_api,
     };
     if let Err(error) = install(&client, &manifest, &options, &|event| display.show(event)).await {
         display.clear();
@@ -133,6 +137,7 @@ impl Display {
                     &format!("✘ {} encountered an error: {error}", noun(kind)),
                 );
             }
+            Event::GatewayApi => self.line("✔ Gateway API definitions installed"),
             Event::Pruning => {}
             Event::Pruned(object) => self.line(&format!("- Pruned {object}")),
         }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::annotations;
 use crate::status::IstioStatus;
 
-/// What a definition says beside the schema.
+/// What a definition of Istio's says beside the schema.
 pub(super) struct Definition {
     /// One sentence about the kind.
     pub description: &'static str,
@@ -124,14 +124,117 @@ impl Definition {
 
     /// The spec is not required: an object without one is legal, and means an empty one.
     fn schema<S: JsonSchema>(&self) -> Result<JSONSchemaProps, serde_json::Error> {
-        let mut schema = json!({
-            "type": "object",
-            "description": self.description,
-            "properties": {"spec": schema_of::<S>(), "status": schema_of::<IstioStatus>()},
-        });
-        clean(&mut schema);
-        serde_json::from_value(schema)
+        schema::<S, IstioStatus>(self.description, &[])
     }
+}
+
+/// What a definition of the Gateway API says beside the schema.
+pub(super) struct GatewayDefinition {
+    /// One sentence about the kind.
+    pub description: &'static str,
+    /// Short names for `kubectl`.
+    pub short_names: &'static [&'static str],
+    /// Columns that `kubectl get` shows: name, type, path.
+    pub columns: &'static [(&'static str, &'static str, &'static str)],
+    /// Versions, the stored one first; all are served, and all are alike.
+    pub versions: &'static [&'static str],
+    /// Its objects are in no namespace.
+    pub cluster: bool,
+}
+
+impl GatewayDefinition {
+    /// The definition of the resource `K` with the spec `S` and the status `T`.
+    pub(super) fn build<K, S, T>(&self) -> Result<CustomResourceDefinition, serde_json::Error>
+    where
+        K: Resource<DynamicType = ()>,
+        S: JsonSchema,
+        T: JsonSchema,
+    {
+        let schema = schema::<S, T>(self.description, &["spec"])?;
+        let (kind, plural) = (K::kind(&()).into_owned(), K::plural(&()).into_owned());
+        let annotations = [
+            // Groups below k8s.io ask for it.
+            (
+                "api-approved.kubernetes.io",
+                "unapproved, for clusters where the Gateway API was not installed",
+            ),
+            ("gateway.networking.k8s.io/channel", "experimental"),
+            (annotations::HELM_RESOURCE_POLICY, "keep"),
+        ];
+        let short = self.short_names.iter().map(|name| (*name).to_owned());
+        let version = |name: &&str| CustomResourceDefinitionVersion {
+            name: (*name).to_owned(),
+            served: true,
+            storage: self.versions.first() == Some(name),
+            additional_printer_columns: Some(self.columns.iter().map(column).collect()),
+            schema: Some(CustomResourceValidation {
+                open_api_v3_schema: Some(schema.clone()),
+            }),
+            subresources: Some(CustomResourceSubresources {
+                status: Some(CustomResourceSubresourceStatus(json!({}))),
+                scale: None,
+            }),
+            ..CustomResourceDefinitionVersion::default()
+        };
+        Ok(CustomResourceDefinition {
+            metadata: ObjectMeta {
+                name: Some(format!("{plural}.{}", K::group(&()))),
+                annotations: Some(
+                    annotations
+                        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                        .into(),
+                ),
+                ..ObjectMeta::default()
+            },
+            spec: CustomResourceDefinitionSpec {
+                group: K::group(&()).into_owned(),
+                names: CustomResourceDefinitionNames {
+                    categories: Some(vec!["gateway-api".to_owned()]),
+                    list_kind: Some(format!("{kind}List")),
+                    singular: Some(kind.to_lowercase()),
+                    short_names: Some(short.collect()),
+                    kind,
+                    plural,
+                },
+                scope: if self.cluster {
+                    "Cluster"
+                } else {
+                    "Namespaced"
+                }
+                .to_owned(),
+                versions: self.versions.iter().map(version).collect(),
+                ..CustomResourceDefinitionSpec::default()
+            },
+            status: None,
+        })
+    }
+}
+
+fn column(
+    (name, type_, path): &(&'static str, &'static str, &'static str),
+) -> CustomResourceColumnDefinition {
+    CustomResourceColumnDefinition {
+        name: (*name).to_owned(),
+        type_: (*type_).to_owned(),
+        json_path: (*path).to_owned(),
+        ..CustomResourceColumnDefinition::default()
+    }
+}
+
+fn schema<S: JsonSchema, T: JsonSchema>(
+    description: &str,
+    required: &[&str],
+) -> Result<JSONSchemaProps, serde_json::Error> {
+    let mut schema = json!({
+        "type": "object",
+        "description": description,
+        "properties": {"spec": schema_of::<S>(), "status": schema_of::<T>()},
+    });
+    if !required.is_empty() {
+        schema["required"] = json!(required);
+    }
+    clean(&mut schema);
+    serde_json::from_value(schema)
 }
 
 /// The schema of a type in the form that an API server takes: nothing by reference.

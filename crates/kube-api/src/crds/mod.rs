@@ -5,10 +5,16 @@ mod definition;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
+use crate::gateway_api::class::{GatewayClassSpec, GatewayClassStatus};
+use crate::gateway_api::gateway::GatewayStatus;
+use crate::gateway_api::{
+    GRPCRoute, Gateway, GatewayClass, GatewaySpec, GrpcRouteSpec, HTTPRoute, HttpRouteSpec,
+    RouteStatus,
+};
 use crate::security::{
     AuthorizationPolicy, AuthorizationPolicySpec, PeerAuthentication, PeerAuthenticationSpec,
 };
-use definition::{AGE, Definition};
+use definition::{AGE, Definition, GatewayDefinition};
 
 /// Where the generated files are kept, relative to the top of the source tree.
 pub const GENERATED: &str = "charts/base/files/crds";
@@ -71,10 +77,75 @@ pub fn all() -> Result<Vec<CustomResourceDefinition>, CrdError> {
     ])
 }
 
-/// All definitions as files: name and content.
-pub fn yaml() -> Result<Vec<(String, String)>, CrdError> {
-    all()?
-        .into_iter()
+/// Where the generated files of the Gateway API are kept.
+pub const GATEWAY_API: &str = "charts/base/files/gateway-api";
+
+const AGE_COLUMN: (&str, &str, &str) = ("Age", "date", ".metadata.creationTimestamp");
+
+const GATEWAY_CLASS: GatewayDefinition = GatewayDefinition {
+    description: "A class of gateways, and the controller that makes them.",
+    short_names: &["gc"],
+    columns: &[
+        ("Controller", "string", ".spec.controllerName"),
+        (
+            "Accepted",
+            "string",
+            ".status.conditions[?(@.type==\"Accepted\")].status",
+        ),
+        AGE_COLUMN,
+        ("Description", "string", ".spec.description"),
+    ],
+    versions: &["v1", "v1beta1"],
+    cluster: true,
+};
+
+const GATEWAY: GatewayDefinition = GatewayDefinition {
+    description: "Where traffic comes in, or where a mesh looks into it.",
+    short_names: &["gtw"],
+    columns: &[
+        ("Class", "string", ".spec.gatewayClassName"),
+        ("Address", "string", ".status.addresses[*].value"),
+        (
+            "Programmed",
+            "string",
+            ".status.conditions[?(@.type==\"Programmed\")].status",
+        ),
+        AGE_COLUMN,
+    ],
+    versions: &["v1", "v1beta1"],
+    cluster: false,
+};
+
+const HTTP_ROUTE: GatewayDefinition = GatewayDefinition {
+    description: "Where HTTP requests go.",
+    short_names: &[],
+    columns: &[("Hostnames", "string", ".spec.hostnames"), AGE_COLUMN],
+    versions: &["v1", "v1beta1"],
+    cluster: false,
+};
+
+const GRPC_ROUTE: GatewayDefinition = GatewayDefinition {
+    description: "Where gRPC calls go.",
+    short_names: &[],
+    columns: &[("Hostnames", "string", ".spec.hostnames"), AGE_COLUMN],
+    versions: &["v1"],
+    cluster: false,
+};
+
+/// The definitions of the Gateway API that the mesh reads, for clusters that have none: types and
+/// limits of the released ones, without their rules.
+pub fn gateway_api() -> Result<Vec<CustomResourceDefinition>, CrdError> {
+    Ok(vec![
+        GATEWAY_CLASS.build::<GatewayClass, GatewayClassSpec, GatewayClassStatus>()?,
+        GATEWAY.build::<Gateway, GatewaySpec, GatewayStatus>()?,
+        GRPC_ROUTE.build::<GRPCRoute, GrpcRouteSpec, RouteStatus>()?,
+        HTTP_ROUTE.build::<HTTPRoute, HttpRouteSpec, RouteStatus>()?,
+    ])
+}
+
+/// Definitions as files: name and content.
+pub fn yaml(crds: Vec<CustomResourceDefinition>) -> Result<Vec<(String, String)>, CrdError> {
+    crds.into_iter()
         .map(|crd| {
             let name = crd.metadata.name.clone().unwrap_or_default();
             let text = serde_saphyr::to_string(&crd).map_err(|e| CrdError::Yaml {

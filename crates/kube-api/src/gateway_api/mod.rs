@@ -1,0 +1,25 @@
+//! `gateway.networking.k8s.io`: gateways, and routes to what is behind them.
+
+pub mod class;
+pub mod filters;
+pub mod gateway;
+pub mod grpc_route;
+pub mod http_route;
+pub mod reference;
+pub mod route_status;
+
+pub use class::GatewayClass;
+pub use gateway::{Gateway, GatewaySpec};
+pub use grpc_route::{GRPCRoute, GrpcRouteSpec};
+pub use http_route::{HTTPRoute, HttpRouteSpec};
+pub use reference::{BackendRef, ParentReference};
+pub use route_status::RouteStatus;
+
+/// API group of these kinds.
+pub const GROUP: &str = "gateway.networking.k8s.io";
+/// Class of waypoints.
+pub const WAYPOINT_CLASS: &str = "istio-waypoint";
+/// Controller of [`WAYPOINT_CLASS`].
+pub const MESH_CONTROLLER: &str = "istio.io/mesh-controller";
+/// Controller of gateways, which also writes the statuses of all routes.
+pub const GATEWAY_CONTROLLER: &str = "istio.io/gateway-controller";
