@@ -11,6 +11,7 @@ use ambit_translate::{Mesh, ObjectKey};
 use clap::{Parser, Subcommand};
 
 use crate::ca::Lifetimes;
+use crate::deployer::WaypointSettings;
 
 /// The control plane.
 #[derive(Clone, Debug, Parser)]
@@ -134,6 +135,8 @@ pub struct Settings {
     pub write_statuses: bool,
     /// Debug pages ask for a token.
     pub guard_debug: bool,
+    /// How waypoints are made.
+    pub waypoint: WaypointSettings,
 }
 
 impl Settings {
@@ -187,6 +190,11 @@ impl Settings {
             custom_host: env.non_empty("ISTIOD_CUSTOM_HOST"),
             write_statuses: env.flag("AMBIENT_ENABLE_STATUS", true)?,
             guard_debug: env.flag("ENABLE_DEBUG_ENDPOINT_AUTH", true)?,
+            waypoint: env
+                .parsed_with("WAYPOINT_SETTINGS", |text| {
+                    serde_json::from_str(text).map_err(|e| e.to_string())
+                })?
+                .unwrap_or_default(),
             namespace,
         })
     }

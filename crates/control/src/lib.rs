@@ -8,6 +8,7 @@ pub mod args;
 pub mod auth;
 pub mod ca;
 pub mod debug;
+pub mod deployer;
 pub mod engine;
 pub mod leader;
 pub mod metrics;

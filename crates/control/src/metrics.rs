@@ -115,10 +115,10 @@ impl Metrics {
             event,
         };
         let family = match kind {
-            Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::MeshConfig => {
-                &self.config_events
+            Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice => {
+                &self.registry_events
             }
-            _ => &self.registry_events,
+            _ => &self.config_events,
         };
         family.get_or_create(&labels).inc();
     }
@@ -132,6 +132,7 @@ impl Metrics {
         };
         count("wds", published.addresses);
         count("wads", published.policies);
+        count("l7", published.l7);
         self.derive_time.observe(seconds);
         self.services
             .set(i64::try_from(services).unwrap_or(i64::MAX));

@@ -4,15 +4,15 @@ use std::collections::HashMap;
 
 use ambit_model::workload::NetworkMode;
 use ambit_model::{Service, Text, Workload};
-use ambit_proto::{security, type_url, workload as pb};
+use ambit_proto::{l7, security, type_url, workload as pb};
 use ambit_wire::xds::{Batch, Logs, Resource, TypeOptions};
 use bytes::Bytes;
 use prost::Message;
 
-use crate::engine::{AddressChange, Output, PolicyChange};
+use crate::engine::{AddressChange, L7Change, Output, PolicyChange};
 
 /// The types that are served. Policies carry no version: a client that comes back is sent all.
-const TYPES: [TypeOptions; 2] = [
+const TYPES: [TypeOptions; 4] = [
     TypeOptions {
         type_url: type_url::ADDRESS,
         versioned: true,
@@ -20,6 +20,14 @@ const TYPES: [TypeOptions; 2] = [
     TypeOptions {
         type_url: type_url::AUTHORIZATION,
         versioned: false,
+    },
+    TypeOptions {
+        type_url: type_url::POLICY,
+        versioned: true,
+    },
+    TypeOptions {
+        type_url: type_url::ROUTE,
+        versioned: true,
     },
 ];
 
@@ -35,6 +43,8 @@ pub struct Published {
     pub addresses: usize,
     /// Policies.
     pub policies: usize,
+    /// Routes, and policies for waypoints.
+    pub l7: usize,
 }
 
 /// Publishes what changed. What comes out as it was before is no change.
@@ -52,6 +62,12 @@ pub fn publish(logs: &Logs, output: &Output) -> Published {
             remove: Vec::new(),
         },
     );
+    let (policies, routes): (Vec<_>, Vec<_>) = output
+        .l7
+        .iter()
+        .partition(|c| matches!(c, L7Change::Policy(_) | L7Change::PolicyGone(_)));
+    let l7 = publish(type_url::POLICY, batch(policies.into_iter().map(l7_change)))
+        + publish(type_url::ROUTE, batch(routes.into_iter().map(l7_change)));
     let addresses = publish(type_url::ADDRESS, addresses);
     let gone = publish(
         type_url::AUTHORIZATION,
@@ -66,6 +82,7 @@ pub fn publish(logs: &Logs, output: &Output) -> Published {
     Published {
         addresses,
         policies: appeared + gone,
+        l7,
     }
 }
 
@@ -118,6 +135,23 @@ fn policy(change: &PolicyChange) -> Change {
             (name, Some(resource))
         }
         PolicyChange::Gone(name) => (name.clone(), None),
+    }
+}
+
+fn l7_change(change: &L7Change) -> Change {
+    let resource = |name: Text, body| {
+        let resource = Resource {
+            name: name.clone(),
+            aliases: Vec::new(),
+            groups: Vec::new(),
+            body,
+        };
+        (name, Some(resource))
+    };
+    match change {
+        L7Change::Route(route) => resource(route.key(), encode(&l7::Route::from(&**route))),
+        L7Change::Policy(policy) => resource(policy.key(), encode(&l7::Policy::from(&**policy))),
+        L7Change::RouteGone(name) | L7Change::PolicyGone(name) => (name.clone(), None),
     }
 }
 

@@ -32,6 +32,7 @@ use crate::args::{Args, Command, Discovery, Settings, without_ipv6};
 use crate::auth::{Reviewer, XdsAuthenticator};
 use crate::ca::{CaError, CertificateService, Distribution, Keeper};
 use crate::debug::Pages;
+use crate::deployer::Deployer;
 use crate::engine::{self, Change};
 use crate::leader::Candidate;
 use crate::metrics::Metrics;
@@ -231,12 +232,21 @@ pub async fn start(
         let writer = StatusWriter {
             client: client.clone(),
             state: state.clone(),
-            leading,
+            leading: leading.clone(),
             wake: wake.clone(),
             metrics: metrics.clone(),
         };
         spawn_until(&watches, writer.run());
     }
+    let gateways = Arc::new(Notify::new());
+    let deployer = Deployer {
+        client: client.clone(),
+        state: state.clone(),
+        settings: settings.waypoint.clone(),
+        leading,
+        wake: gateways.clone(),
+    };
+    spawn_until(&watches, deployer.run());
 
     let (changes, queue) = mpsc::channel(QUEUE);
     let config_map = watches::MeshConfigMap {
@@ -249,6 +259,7 @@ pub async fn start(
         logs: logs.clone(),
         namespaces: namespaces_sender,
         wake,
+        gateways,
         metrics: metrics.clone(),
         synced,
     };
@@ -367,6 +378,7 @@ struct Pipeline {
     logs: Logs,
     namespaces: watch::Sender<Vec<ambit_model::Text>>,
     wake: Arc<Notify>,
+    gateways: Arc<Notify>,
     metrics: Metrics,
     synced: ambit_runtime::ready::Task,
 }
@@ -407,6 +419,9 @@ impl Pipeline {
         }
         if output.statuses {
             self.wake.notify_one();
+        }
+        if output.gateways {
+            self.gateways.notify_one();
         }
     }
 }

@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
+use ambit_kube_api::gateway_api::{
+    GATEWAY_CONTROLLER, GRPCRoute, Gateway, GatewayClass, HTTPRoute,
+};
 use ambit_kube_api::status::Condition;
 use ambit_kube_api::{AuthorizationPolicy, PeerAuthentication, names};
+use ambit_translate::ObjectKey;
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
-use crate::engine::{DesiredStatus, Kind};
+use crate::engine::{DesiredStatus, Kind, Subject};
 use crate::metrics::Metrics;
 use crate::state::State;
 
@@ -81,54 +86,125 @@ impl StatusWriter {
     }
 
     async fn write(&self, status: &DesiredStatus) -> kube::Result<()> {
+        let now = Timestamp::now().to_string();
+        let body = timed(&status.subject, status.kind, &now);
         match status.kind {
-            Kind::AuthorizationPolicy => self.apply::<AuthorizationPolicy>(status).await,
-            Kind::PeerAuthentication => self.apply::<PeerAuthentication>(status).await,
+            Kind::AuthorizationPolicy => self.namespaced::<AuthorizationPolicy>(status, body).await,
+            Kind::PeerAuthentication => self.namespaced::<PeerAuthentication>(status, body).await,
+            Kind::Service => self.namespaced::<Service>(status, body).await,
+            Kind::Gateway => self.namespaced::<Gateway>(status, body).await,
+            Kind::HttpRoute => self.namespaced::<HTTPRoute>(status, body).await,
+            Kind::GrpcRoute => self.namespaced::<GRPCRoute>(status, body).await,
+            Kind::GatewayClass => {
+                let api = Api::<GatewayClass>::all(self.client.clone());
+                apply(&api, status, json!({"name": &*status.key.name}), body).await
+            }
             _ => Ok(()),
         }
     }
 
-    async fn apply<K>(&self, status: &DesiredStatus) -> kube::Result<()>
+    async fn namespaced<K>(&self, status: &DesiredStatus, body: Value) -> kube::Result<()>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: DeserializeOwned + Clone + std::fmt::Debug,
     {
-        let api: Api<K> = Api::namespaced(self.client.clone(), &status.key.namespace);
-        let conditions = merged(status, &Timestamp::now().to_string());
-        let patch = json!({
-            "apiVersion": K::api_version(&()),
-            "kind": K::kind(&()),
-            "metadata": {"name": &*status.key.name, "namespace": &*status.key.namespace},
-            "status": {"conditions": conditions},
-        });
-        let params = PatchParams::apply(names::ZTUNNEL_POLICY_MANAGER).force();
-        api.patch_status(&status.key.name, &params, &Patch::Apply(patch))
-            .await
-            .map(drop)
+        let ObjectKey { namespace, name } = &status.key;
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let metadata = json!({"name": &**name, "namespace": &**namespace});
+        apply(&api, status, metadata, body).await
     }
 }
 
-/// All conditions of the object, with ours in place of its predecessor. It keeps the time of its
-/// last transition unless its status changed.
-fn merged(status: &DesiredStatus, now: &str) -> Vec<Condition> {
-    let mut ours = status.condition.clone();
-    let before = status.existing.iter().find(|c| c.type_ == ours.type_);
-    let kept = before
-        .filter(|c| c.status == ours.status)
-        .and_then(|c| c.last_transition_time.clone());
-    ours.last_transition_time = Some(kept.unwrap_or_else(|| now.to_owned()));
-    let others = status
-        .existing
-        .iter()
-        .filter(|c| c.type_ != ours.type_)
-        .cloned();
-    others.chain([ours.clone()]).collect()
+async fn apply<K>(
+    api: &Api<K>,
+    status: &DesiredStatus,
+    metadata: Value,
+    body: Value,
+) -> kube::Result<()>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let patch = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": metadata,
+        "status": body,
+    });
+    let params = PatchParams::apply(manager(status)).force();
+    api.patch_status(&status.key.name, &params, &Patch::Apply(patch))
+        .await
+        .map(drop)
+}
+
+/// The manager of what we say, as in Istio.
+fn manager(status: &DesiredStatus) -> &'static str {
+    let is_of_waypoint = |condition: &Condition| {
+        condition.type_.as_deref() == Some(ambit_translate::status::WAYPOINT_ACCEPTED)
+    };
+    match (&status.kind, &status.subject) {
+        (Kind::AuthorizationPolicy, Subject::Condition { ours: Some(c), .. })
+            if is_of_waypoint(c) =>
+        {
+            names::WAYPOINT_POLICY_MANAGER
+        }
+        (Kind::AuthorizationPolicy | Kind::PeerAuthentication, _) => names::ZTUNNEL_POLICY_MANAGER,
+        (Kind::Service, _) => names::SERVICE_MANAGER,
+        _ => GATEWAY_CONTROLLER,
+    }
+}
+
+/// The status as it is written: every condition keeps the time of its last transition unless its
+/// status changed.
+fn timed(subject: &Subject, kind: Kind, now: &str) -> Value {
+    match subject {
+        Subject::Condition { ours, existing } => {
+            let mut ours: Vec<Condition> = ours.iter().cloned().collect();
+            stamp(&mut ours, existing, now);
+            // Others' conditions of our kinds are in one list that is written as a whole.
+            let as_a_whole = matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication);
+            let others = existing
+                .iter()
+                .filter(|c| as_a_whole && ours.iter().all(|ours| ours.type_ != c.type_));
+            let conditions: Vec<&Condition> = others.chain(&ours).collect();
+            json!({"conditions": conditions})
+        }
+        Subject::Gateway { desired, existing } => {
+            let mut desired = desired.clone();
+            stamp(&mut desired.conditions, &existing.conditions, now);
+            for listener in &mut desired.listeners {
+                let before = existing.listeners.iter().find(|l| l.name == listener.name);
+                let before = before.map(|l| &l.conditions[..]).unwrap_or_default();
+                stamp(&mut listener.conditions, before, now);
+            }
+            json!(desired)
+        }
+        Subject::Route { desired, existing } => {
+            let mut desired = desired.clone();
+            for parent in &mut desired.parents {
+                let before = existing.parents.iter().find(|p| {
+                    p.parent_ref == parent.parent_ref && p.controller_name == parent.controller_name
+                });
+                let before = before.map(|p| &p.conditions[..]).unwrap_or_default();
+                stamp(&mut parent.conditions, before, now);
+            }
+            json!(desired)
+        }
+    }
+}
+
+fn stamp(conditions: &mut [Condition], existing: &[Condition], now: &str) {
+    for condition in conditions {
+        let before = existing.iter().find(|c| c.type_ == condition.type_);
+        let kept = before
+            .filter(|c| c.status == condition.status)
+            .and_then(|c| c.last_transition_time.clone());
+        condition.last_transition_time = Some(kept.unwrap_or_else(|| now.to_owned()));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ambit_translate::ObjectKey;
 
     fn condition(type_: &str, status: &str, time: Option<&str>) -> Condition {
         Condition {
@@ -141,22 +217,33 @@ mod tests {
 
     #[test]
     fn others_conditions_and_old_times_stay() {
-        let status = |new: &str| DesiredStatus {
-            kind: Kind::AuthorizationPolicy,
-            key: ObjectKey::new("a", "b"),
-            condition: condition("ZtunnelAccepted", new, None),
-            existing: vec![
-                condition("ZtunnelAccepted", "True", Some("then")),
-                condition("Other", "True", Some("x")),
-            ],
+        let times = |new: &str| -> Vec<String> {
+            let subject = Subject::Condition {
+                ours: Some(condition("ZtunnelAccepted", new, None)),
+                existing: vec![
+                    condition("ZtunnelAccepted", "True", Some("then")),
+                    condition("Other", "True", Some("x")),
+                ],
+            };
+            let body = timed(&subject, Kind::AuthorizationPolicy, "now");
+            let conditions = body["conditions"].as_array().unwrap();
+            let time = |c: &Value| c["lastTransitionTime"].as_str().unwrap().to_owned();
+            conditions.iter().map(time).collect()
         };
-        let times = |status: &DesiredStatus| -> Vec<String> {
-            merged(status, "now")
-                .into_iter()
-                .map(|c| c.last_transition_time.unwrap())
-                .collect()
+        assert_eq!(times("True"), ["x", "then"]);
+        assert_eq!(times("False"), ["x", "now"]);
+    }
+
+    #[test]
+    fn of_a_service_only_ours_is_written() {
+        let subject = |ours| Subject::Condition {
+            ours,
+            existing: vec![condition("Other", "True", Some("x"))],
         };
-        assert_eq!(times(&status("True")), ["x", "then"]);
-        assert_eq!(times(&status("False")), ["x", "now"]);
+        let bound = subject(Some(condition("istio.io/WaypointBound", "True", None)));
+        let body = timed(&bound, Kind::Service, "now");
+        assert_eq!(body["conditions"].as_array().unwrap().len(), 1);
+        let body = timed(&subject(None), Kind::Service, "now");
+        assert_eq!(body, json!({"conditions": []}));
     }
 }

@@ -19,12 +19,15 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use ambit_kube_api::status::IstioStatus;
+use ambit_kube_api::gateway_api::{GRPCRoute, Gateway, GatewayClass, HTTPRoute};
+use ambit_kube_api::status::{Condition, IstioStatus};
 use ambit_kube_api::{AuthorizationPolicy, PeerAuthentication, names};
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::PolicyFacts;
+use ambit_translate::routes::RouteFacts;
 use ambit_translate::{
-    MeshConfig, NamespaceFacts, NodeFacts, PodFacts, ServiceFacts, SliceFacts, mesh_config,
+    ClassFacts, GatewayFacts, MeshConfig, NamespaceFacts, NodeFacts, PodFacts, ServiceFacts,
+    SliceFacts, mesh_config,
 };
 
 use crate::engine::{Change, Kind, Observed};
@@ -71,6 +74,12 @@ pub fn start(
         watch(Kind::PeerAuthentication)
             .run(Api::<Guard<PeerAuthentication>>::all(client.clone()), any()),
     );
+    tokio::spawn(
+        watch(Kind::GatewayClass).run(Api::<Guard<GatewayClass>>::all(client.clone()), any()),
+    );
+    tokio::spawn(watch(Kind::Gateway).run(Api::<Guard<Gateway>>::all(client.clone()), any()));
+    tokio::spawn(watch(Kind::HttpRoute).run(Api::<Guard<HTTPRoute>>::all(client.clone()), any()));
+    tokio::spawn(watch(Kind::GrpcRoute).run(Api::<Guard<GRPCRoute>>::all(client.clone()), any()));
     let config_maps = Api::<Guard<ConfigMap>>::namespaced(client.clone(), &config_map.namespace);
     let one = any().fields(&format!("metadata.name={}", config_map.name));
     tokio::spawn(watch(Kind::MeshConfig).run(config_maps, one));
@@ -113,7 +122,15 @@ impl Watched for Pod {
 
 impl Watched for Service {
     fn change(&self, key: ObjectKey) -> Option<Change> {
-        Some(Change::Service(key, ServiceFacts::of(self)))
+        let conditions = self.status.as_ref().and_then(|s| s.conditions.clone());
+        let conditions = conditions.unwrap_or_default();
+        Some(Change::Service(
+            key,
+            ServiceFacts::of(self).map(|facts| Observed {
+                facts,
+                status: conditions.into_iter().map(Condition::from).collect(),
+            }),
+        ))
     }
     fn removed(key: ObjectKey) -> Option<Change> {
         Some(Change::Service(key, None))
@@ -174,10 +191,63 @@ impl Watched for ConfigMap {
     }
 }
 
+impl Watched for GatewayClass {
+    fn change(&self, key: ObjectKey) -> Option<Change> {
+        let status = self.status.as_ref().map(|s| s.conditions.clone());
+        let observed = Observed {
+            facts: ClassFacts::of(self),
+            status: status.unwrap_or_default(),
+        };
+        Some(Change::Class(key.name, Some(observed)))
+    }
+    fn removed(key: ObjectKey) -> Option<Change> {
+        Some(Change::Class(key.name, None))
+    }
+}
+
+impl Watched for Gateway {
+    fn change(&self, key: ObjectKey) -> Option<Change> {
+        let observed = Observed {
+            facts: GatewayFacts::of(self),
+            status: self.status.clone().unwrap_or_default(),
+        };
+        Some(Change::Gateway(key, Some(observed)))
+    }
+    fn removed(key: ObjectKey) -> Option<Change> {
+        Some(Change::Gateway(key, None))
+    }
+}
+
+impl Watched for HTTPRoute {
+    fn change(&self, key: ObjectKey) -> Option<Change> {
+        let observed = Observed {
+            facts: RouteFacts::http(self),
+            status: self.status.clone().unwrap_or_default(),
+        };
+        Some(Change::Route(Kind::HttpRoute, key, Some(observed)))
+    }
+    fn removed(key: ObjectKey) -> Option<Change> {
+        Some(Change::Route(Kind::HttpRoute, key, None))
+    }
+}
+
+impl Watched for GRPCRoute {
+    fn change(&self, key: ObjectKey) -> Option<Change> {
+        let observed = Observed {
+            facts: RouteFacts::grpc(self),
+            status: self.status.clone().unwrap_or_default(),
+        };
+        Some(Change::Route(Kind::GrpcRoute, key, Some(observed)))
+    }
+    fn removed(key: ObjectKey) -> Option<Change> {
+        Some(Change::Route(Kind::GrpcRoute, key, None))
+    }
+}
+
 fn observed<T>(facts: T, status: Option<&IstioStatus>) -> Observed<T> {
     Observed {
         facts,
-        conditions: status.map(|s| s.conditions.clone()).unwrap_or_default(),
+        status: status.map(|s| s.conditions.clone()).unwrap_or_default(),
     }
 }
 

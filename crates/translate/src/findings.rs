@@ -30,12 +30,12 @@ pub enum Code {
     EmptyEntry,
     /// A DENY policy without rules.
     DenyWithoutRules,
-    /// A policy for waypoints.
-    NeedsWaypoint,
     /// Attributes that are known, in a form that cannot be enforced.
     UnsupportedForm,
     /// A policy that reaches no workload in the mesh.
     NoWorkloads,
+    /// A target that a policy cannot have.
+    InvalidTarget,
     /// A `PeerAuthentication` with a selector in the root namespace.
     SelectorInRootNamespace,
     /// Port-level settings without a selector.
@@ -73,9 +73,9 @@ impl Code {
             Self::DryRunOff => 1009,
             Self::EmptyEntry => 1010,
             Self::DenyWithoutRules => 1011,
-            Self::NeedsWaypoint => 1012,
             Self::UnsupportedForm => 1013,
             Self::NoWorkloads => 1014,
+            Self::InvalidTarget => 1015,
             Self::SelectorInRootNamespace => 1101,
             Self::PortsWithoutSelector => 1102,
             Self::OlderWins => 1103,
@@ -102,8 +102,8 @@ impl Code {
             | Self::DryRunOff
             | Self::EmptyEntry
             | Self::DenyWithoutRules
-            | Self::NeedsWaypoint
             | Self::UnsupportedForm
+            | Self::InvalidTarget
             | Self::SelectorInRootNamespace
             | Self::PortsWithoutSelector
             | Self::MeshConfigUnreadable
@@ -136,7 +136,6 @@ impl Code {
             Self::HttpAttributes => {
                 "enforce HTTP rules with a waypoint and a policy with targetRefs"
             }
-            Self::NeedsWaypoint => "use a selector to have node proxies enforce its L4 rules",
             Self::UnsupportedAction => "use ALLOW or DENY, or a waypoint with targetRefs",
             Self::DryRunOff => {
                 "remove the annotation to enforce the policy, or set \
@@ -145,6 +144,10 @@ impl Code {
             Self::EmptyEntry => "name at least one attribute, or leave the whole list out",
             Self::DenyWithoutRules => "add a rule; a rule {} matches everything",
             Self::UnsupportedForm => "use an exact value, or a prefix such as td*",
+            Self::InvalidTarget => {
+                "name a Service or Gateway of the policy's namespace, or, in the root namespace, \
+                 a GatewayClass"
+            }
             Self::NoWorkloads => {
                 "compare the selector with the labels of the pods, and check that the namespace is \
                  enrolled (istio.io/dataplane-mode=ambient)"

@@ -7,18 +7,24 @@
 
 pub mod facts;
 pub mod findings;
+pub mod gateway_status;
 pub mod key;
 pub mod labels;
 pub mod mesh;
 pub mod mesh_config;
 pub mod peer_authentication;
 pub mod policies;
+pub mod route_status;
+pub mod routes;
 pub mod scope;
 pub mod services;
 pub mod status;
+pub mod waypoints;
 pub mod workloads;
 
-pub use facts::{NamespaceFacts, NodeFacts, PodFacts, ServiceFacts, SliceFacts};
+pub use facts::{
+    ClassFacts, GatewayFacts, NamespaceFacts, NodeFacts, PodFacts, ServiceFacts, SliceFacts,
+};
 pub use findings::{Code, Finding, Severity};
 pub use key::ObjectKey;
 pub use labels::Labels;

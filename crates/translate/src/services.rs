@@ -6,17 +6,18 @@ use ambit_model::Service;
 use ambit_model::service::{
     AppProtocol, HealthPolicy, LoadBalancing, LoadBalancingMode, NamespacedHostname, PortMap, Scope,
 };
-use ambit_model::workload::NetworkAddress;
+use ambit_model::workload::{GatewayAddress, NetworkAddress};
 
 use crate::facts::{Distribution, ServiceFacts, TargetPort};
 use crate::mesh::Mesh;
 
 /// The service as proxies see it. `namespace_distribution` is the preference of its namespace,
-/// which holds where the service has none.
+/// which holds where the service has none; `waypoint` looks into its traffic.
 pub fn service(
     mesh: &Mesh,
     facts: &ServiceFacts,
     namespace_distribution: Option<Distribution>,
+    waypoint: Option<GatewayAddress>,
 ) -> Service {
     let ports: PortMap = facts
         .ports
@@ -48,6 +49,7 @@ pub fn service(
         app_protocols,
         load_balancing: load_balancing(facts, namespace_distribution),
         ip_families: facts.ip_families,
+        waypoint,
         canonical: true,
         ..Service::default()
     }
@@ -103,7 +105,7 @@ mod tests {
         let object = json!({"metadata": {"name": "cart", "namespace": "shop"}, "spec": spec});
         let facts = ServiceFacts::of(&serde_json::from_value(object).unwrap()).unwrap();
         assert_eq!(facts.key, ObjectKey::new("shop", "cart"));
-        service(&Mesh::default(), &facts, namespace)
+        service(&Mesh::default(), &facts, namespace, None)
     }
 
     #[test]

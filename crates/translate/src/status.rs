@@ -4,12 +4,17 @@ use ambit_kube_api::status::Condition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::findings::{Code, Finding, Severity};
+use crate::key::ObjectKey;
 use crate::policies::{Enforcement, Translation};
+use crate::waypoints::Refusal;
 
 /// Condition type of policies that node proxies enforce.
 pub const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 /// Condition type of policies that waypoints enforce.
 pub const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
+
+/// Condition type of services that ask for a waypoint.
+pub const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
 
 /// How many workloads a policy reaches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,9 +59,85 @@ pub fn policy_condition(
             format!("{}; {}", first(), reached(reach)),
         ),
         Enforcement::Withheld => (ZTUNNEL_ACCEPTED, false, "UnsupportedValue", first()),
-        Enforcement::Waypoint => (WAYPOINT_ACCEPTED, false, "AncestorNotBound", first()),
+        // It says nothing to node proxies; see `access_condition`.
+        Enforcement::Waypoint => (ZTUNNEL_ACCEPTED, false, "UnsupportedValue", first()),
     };
     condition(type_, status, reason, message, generation)
+}
+
+/// What became of a target of a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetState {
+    /// A waypoint, or the waypoints of a class, enforce it: which.
+    Bound(String),
+    /// The object goes through no waypoint.
+    NotBound(String),
+    /// There is no such object.
+    Missing(String),
+    /// It cannot be a target.
+    Invalid(String),
+}
+
+/// The condition of an `AuthorizationPolicy` that has targets. One that is bound to some of them
+/// is accepted, and says which it is not bound to.
+pub fn access_condition(
+    targets: &[TargetState],
+    findings: &[Finding],
+    generation: Option<i64>,
+) -> Condition {
+    let mut bound = Vec::new();
+    let mut unbound: Vec<(&str, &str)> = Vec::new();
+    for target in targets {
+        match target {
+            TargetState::Bound(to) => bound.push(to.as_str()),
+            TargetState::NotBound(why) => unbound.push(("AncestorNotBound", why)),
+            TargetState::Missing(why) => unbound.push(("TargetNotFound", why)),
+            TargetState::Invalid(why) => unbound.push(("Invalid", why)),
+        }
+    }
+    let invalid = || {
+        unbound
+            .iter()
+            .map(|(_, why)| *why)
+            .collect::<Vec<_>>()
+            .join("; ")
+    };
+    let (good, reason, message) = match (&bound[..], &unbound[..]) {
+        ([], [(reason, why)]) => (false, *reason, (*why).to_owned()),
+        ([], _) => (
+            false,
+            "Invalid",
+            format!("Invalid targetRefs: {}", invalid()),
+        ),
+        (bound, []) => (true, "Accepted", format!("bound to {}", bound.join(", "))),
+        (bound, _) => (
+            true,
+            "PartiallyInvalid",
+            format!(
+                "bound to {}; invalid targetRefs: {}",
+                bound.join(", "),
+                invalid()
+            ),
+        ),
+    };
+    let message = match findings {
+        [] => message,
+        findings => format!("{message}. {}", sentence(findings)),
+    };
+    condition(WAYPOINT_ACCEPTED, good, reason, message, generation)
+}
+
+/// The condition of an object that asks for a waypoint: bound to this one, or why not.
+pub fn bound_condition(binding: &Result<ObjectKey, Refusal>) -> Condition {
+    let (good, reason, message) = match binding {
+        Ok(gateway) => (
+            true,
+            "WaypointAccepted",
+            format!("Successfully attached to waypoint {gateway}"),
+        ),
+        Err(refusal) => (false, refusal.reason(), refusal.to_string()),
+    };
+    condition(WAYPOINT_BOUND, good, reason, message, None)
 }
 
 /// The condition of a `PeerAuthentication`.
@@ -89,18 +170,19 @@ pub fn unreadable_condition(error: &str, generation: Option<i64>) -> Condition {
     )
 }
 
-fn condition(
+/// A condition without times; who writes it knows them.
+pub(crate) fn condition(
     type_: &str,
     status: bool,
     reason: &str,
-    message: String,
+    message: impl Into<String>,
     generation: Option<i64>,
 ) -> Condition {
     Condition {
         type_: Some(type_.to_owned()),
         status: Some(if status { "True" } else { "False" }.to_owned()),
         reason: Some(reason.to_owned()),
-        message: Some(message),
+        message: Some(message.into()),
         observed_generation: generation.map(|g| match i32::try_from(g) {
             Ok(g) => IntOrString::Int(g),
             Err(_) => IntOrString::String(g.to_string()),
@@ -206,10 +288,6 @@ mod tests {
             of(json!({"action": "AUDIT", "rules": [{}]}), some),
             of(
                 json!({"rules": [{"from": [{"source": {"principals": ["spiffe://a/ns/b/sa/c"]}}]}]}),
-                some
-            ),
-            of(
-                json!({"targetRefs": [{"kind": "Service", "name": "s"}], "rules": [{}]}),
                 some
             ),
         ]);

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use ambit_kube_api::labels as keys;
 use ambit_model::service::{NamespacedHostname, PortMap};
-use ambit_model::workload::{HealthStatus, Locality, NetworkMode, Protocol, WorkloadType};
+use ambit_model::workload::{
+    GatewayAddress, HealthStatus, Locality, NetworkMode, Protocol, WorkloadType,
+};
 use ambit_model::{Text, Workload};
 
 use crate::facts::{Endpoint, PodFacts, ServiceFacts, SliceFacts, TargetPort};
@@ -34,6 +36,8 @@ pub struct PodInput<'a> {
     pub services: Vec<Serves<'a>>,
     /// Keys of the policies that select it.
     pub policies: Vec<Text>,
+    /// The waypoint that looks into what is addressed to the pod itself.
+    pub waypoint: Option<GatewayAddress>,
 }
 
 /// The key under which proxies know the workload of a pod.
@@ -83,6 +87,7 @@ pub fn pod_workload(mesh: &Mesh, input: &PodInput<'_>) -> Option<Workload> {
             .map(|s| served(mesh, pod, s))
             .collect(),
         authorization_policies: input.policies.clone(),
+        waypoint: input.waypoint.clone(),
         status: if pod.ready {
             HealthStatus::Healthy
         } else {
@@ -219,6 +224,7 @@ mod tests {
             locality: Some(&locality),
             services,
             policies: vec!["shop/only-web".into()],
+            waypoint: None,
         };
         pod_workload(&Mesh::default(), &input)
     }

@@ -1,5 +1,6 @@
 //! Taking changes in: replace the facts, and mark what depends on what was or is now.
 
+use ambit_kube_api::labels;
 use ambit_model::Text;
 use ambit_translate::labels::selects;
 use ambit_translate::peer_authentication::{Level, PeerFacts};
@@ -23,6 +24,9 @@ impl Engine {
             Change::Slice(key, facts) => self.slice(key, facts),
             Change::Policy(key, observed) => self.policy(key, observed),
             Change::Peer(key, observed) => self.peer(key, observed),
+            Change::Class(name, observed) => self.class(name, observed),
+            Change::Gateway(key, observed) => self.gateway(key, observed),
+            Change::Route(kind, key, observed) => self.route(kind, key, observed),
             Change::MeshConfig(config) => self.mesh_config(config),
             Change::Unreadable(kind, key, error) => {
                 let finding = Finding::new(Code::UnreadableObject, kind.name(), error.clone());
@@ -48,9 +52,14 @@ impl Engine {
             self.mark_namespace(&name);
         }
         let distribution = |f: &Option<NamespaceFacts>| f.as_ref().and_then(|f| f.distribution);
-        if distribution(&old) != distribution(&facts) {
+        let labels = |f: &Option<NamespaceFacts>| f.as_ref().map(|f| f.labels.clone());
+        let relabelled = labels(&old) != labels(&facts);
+        if distribution(&old) != distribution(&facts) || relabelled {
             let keys = in_namespace(&self.tables.services, &name).map(|(key, _)| key.clone());
             self.dirty.services.extend(keys);
+        }
+        if relabelled {
+            self.relabelled(&name);
         }
         if name == self.tables.settings.system_namespace {
             self.update_mesh();
@@ -109,15 +118,29 @@ impl Engine {
         if old.as_ref().map(reach_of) != new.map(reach_of) {
             self.stale_statuses.namespace(&key.namespace);
         }
+        for pod in old.iter().chain(new) {
+            if let Some(gateway) = pod.labels.get(labels::GATEWAY_NAME) {
+                let key = ObjectKey::new(key.namespace.clone(), gateway.clone());
+                self.stale_statuses.object(Kind::Gateway, &key);
+            }
+        }
         self.dirty.pods.insert(key);
     }
 
-    fn service(&mut self, key: ObjectKey, facts: Option<ServiceFacts>) {
+    fn service(&mut self, key: ObjectKey, observed: Option<Observed<ServiceFacts>>) {
+        let (facts, conditions) = match observed {
+            Some(Observed { facts, status }) => (Some(facts), status),
+            None => (None, Vec::new()),
+        };
+        self.tables.note_conditions(&key, conditions);
+        self.stale_statuses.object(Kind::Service, &key);
         let old = self.tables.set_service(&key, facts);
         let new = self.tables.services.get(&key);
         if old.as_ref() == new {
             return;
         }
+        let appeared = old.is_some() != new.is_some();
+        let relabelled = old.as_ref().map(|f| &f.labels) != new.map(|f| &f.labels);
         for facts in old.iter().chain(new).filter(|f| !f.selector.is_empty()) {
             let pods = self.tables.pods_selected(&key.namespace, &facts.selector);
             self.dirty.pods.extend(pods.map(|pod| pod.key.clone()));
@@ -127,6 +150,10 @@ impl Engine {
             self.dirty
                 .pods
                 .extend(slice.endpoints.iter().filter_map(|e| e.pod.clone()));
+        }
+        self.dirty.gateways |= self.tables.is_of_gateway(&key);
+        if appeared || relabelled {
+            self.service_of_routes(&key, appeared);
         }
         self.dirty.services.insert(key);
     }
@@ -159,10 +186,11 @@ impl Engine {
         self.tables
             .unreadable
             .remove(&(Kind::AuthorizationPolicy, key.clone()));
-        let entry = observed.map(|Observed { facts, conditions }| PolicyEntry {
+        let entry = observed.map(|Observed { facts, status }| PolicyEntry {
             translation: policies::translate(&self.tables.mesh, &facts),
+            access: policies::access(&self.tables.mesh, &facts),
             facts,
-            conditions,
+            conditions: status,
         });
         let facts = entry.as_ref().map(|e| e.facts.clone());
         let old = match entry {
@@ -202,10 +230,11 @@ impl Engine {
             .remove(&(Kind::PeerAuthentication, key.clone()));
         let facts = observed.as_ref().map(|o| o.facts.clone());
         let old = match observed {
-            Some(Observed { facts, conditions }) => self
-                .tables
-                .peers
-                .insert(key.clone(), PeerEntry { facts, conditions }),
+            Some(Observed { facts, status }) => {
+                let conditions = status;
+                let entry = PeerEntry { facts, conditions };
+                self.tables.peers.insert(key.clone(), entry)
+            }
             None => self.tables.peers.remove(&key),
         };
         let old = old.map(|e| e.facts);
@@ -277,6 +306,7 @@ impl Engine {
         tables.mesh = mesh;
         for entry in tables.policies.values_mut() {
             entry.translation = policies::translate(&tables.mesh, &entry.facts);
+            entry.access = policies::access(&tables.mesh, &entry.facts);
         }
         self.dirty.everything = true;
         self.stale_statuses.everything();

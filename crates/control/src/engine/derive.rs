@@ -13,7 +13,7 @@ use ambit_translate::{ObjectKey, PodFacts};
 
 use super::dirty::Dirty;
 use super::tables::Tables;
-use super::{AddressChange, Engine, Output, PolicyChange};
+use super::{AddressChange, Engine, L7Change, Output, PolicyChange};
 
 impl Engine {
     /// Derives what is marked, and takes the marks off.
@@ -53,6 +53,10 @@ impl Engine {
         if dirty.static_strict {
             output.policies.push(tables.derive_static_strict());
         }
+        let access = dirty.policies.iter().map(|key| tables.derive_access(key));
+        output.l7.extend(access);
+        let routes = dirty.routes.iter().map(|key| tables.derive_route(key));
+        output.l7.extend(routes);
     }
 }
 
@@ -63,6 +67,7 @@ impl Dirty {
         self.slices.extend(tables.slices.keys().cloned());
         self.policies.extend(tables.policies.keys().cloned());
         self.peers.extend(tables.peers.keys().cloned());
+        self.routes.extend(tables.routes.keys().cloned());
         self.static_strict = true;
     }
 }
@@ -77,7 +82,10 @@ impl Tables {
             Some(facts) => {
                 let namespace = self.namespaces.get(&key.namespace);
                 let distribution = namespace.and_then(|ns| ns.distribution);
-                AddressChange::Service(Box::new(service(&self.mesh, facts, distribution)))
+                let waypoint = self.service_binding(facts).and_then(Result::ok);
+                let waypoint = waypoint.map(|(_, address)| address);
+                let service = service(&self.mesh, facts, distribution, waypoint);
+                AddressChange::Service(Box::new(service))
             }
             None => {
                 let hostname = self.mesh.hostname(&key.namespace, &key.name);
@@ -123,6 +131,7 @@ impl Tables {
                 locality: self.nodes.get(&pod.node).map(|node| &node.locality),
                 services: self.services_of(pod),
                 policies: self.policies_of(pod, candidates),
+                waypoint: self.pod_binding(pod).and_then(Result::ok).map(|(_, a)| a),
             };
             pod_workload(&self.mesh, &input)
         });
@@ -175,6 +184,18 @@ impl Tables {
         match entry.and_then(|entry| entry.translation.authorization.clone()) {
             Some(authorization) => PolicyChange::Policy(authorization),
             None => PolicyChange::Gone(key.text()),
+        }
+    }
+
+    /// The form of a policy that waypoints enforce.
+    fn derive_access(&self, key: &ObjectKey) -> L7Change {
+        let entry = self
+            .policies
+            .get(key)
+            .filter(|e| self.is_active(key, &e.facts.labels));
+        match entry.and_then(|entry| entry.access.as_ref()?.policy.clone()) {
+            Some(policy) => L7Change::Policy(Box::new(policy)),
+            None => L7Change::PolicyGone(key.text()),
         }
     }
 

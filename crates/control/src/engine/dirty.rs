@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use ambit_model::Text;
 use ambit_translate::ObjectKey;
 
+use super::tables::RouteKey;
+
 /// Marks of outputs whose inputs changed.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
@@ -22,6 +24,10 @@ pub(super) struct Dirty {
     pub peers: BTreeSet<ObjectKey>,
     /// The policy that refuses plaintext.
     pub static_strict: bool,
+    /// Routes.
+    pub routes: BTreeSet<RouteKey>,
+    /// Waypoints, or what they are made of.
+    pub gateways: bool,
     /// Names of workloads that are gone although their object is not.
     pub gone_addresses: BTreeSet<Text>,
     /// Names of policies that are gone although their object is not.

@@ -8,28 +8,39 @@
 mod apply;
 mod derive;
 mod dirty;
+mod gateways;
 mod index;
 mod query;
+mod routes;
 mod statuses;
 mod tables;
 
 use std::collections::BTreeSet;
 
+use ambit_kube_api::gateway_api::RouteStatus;
+use ambit_kube_api::gateway_api::gateway::GatewayStatus;
 use ambit_kube_api::status::Condition;
+use ambit_model::access::AccessPolicy;
 use ambit_model::policy::Authorization;
+use ambit_model::route::Route;
 use ambit_model::{Service, Text, Workload};
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::PolicyFacts;
+use ambit_translate::routes::RouteFacts;
 use ambit_translate::{
-    Finding, MeshConfig, NamespaceFacts, NodeFacts, ObjectKey, PodFacts, ServiceFacts, SliceFacts,
+    ClassFacts, Finding, GatewayFacts, MeshConfig, NamespaceFacts, NodeFacts, ObjectKey, PodFacts,
+    ServiceFacts, SliceFacts,
 };
 
 use dirty::Dirty;
 use tables::Tables;
 
 pub use query::PodAccount;
-pub use statuses::DesiredStatus;
+pub use statuses::{DesiredStatus, Subject};
 pub use tables::Settings;
+
+/// Condition of services about their waypoint.
+pub const BOUND: &str = ambit_translate::status::WAYPOINT_BOUND;
 
 /// A kind of object that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,13 +59,21 @@ pub enum Kind {
     AuthorizationPolicy,
     /// PeerAuthentications.
     PeerAuthentication,
+    /// Classes of gateways.
+    GatewayClass,
+    /// Gateways.
+    Gateway,
+    /// Routes of HTTP.
+    HttpRoute,
+    /// Routes of gRPC.
+    GrpcRoute,
     /// The ConfigMap with the mesh configuration.
     MeshConfig,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Namespace,
         Kind::Node,
         Kind::Pod,
@@ -62,6 +81,10 @@ impl Kind {
         Kind::EndpointSlice,
         Kind::AuthorizationPolicy,
         Kind::PeerAuthentication,
+        Kind::GatewayClass,
+        Kind::Gateway,
+        Kind::HttpRoute,
+        Kind::GrpcRoute,
         Kind::MeshConfig,
     ];
 
@@ -75,6 +98,10 @@ impl Kind {
             Kind::EndpointSlice => "EndpointSlice",
             Kind::AuthorizationPolicy => "AuthorizationPolicy",
             Kind::PeerAuthentication => "PeerAuthentication",
+            Kind::GatewayClass => "GatewayClass",
+            Kind::Gateway => "Gateway",
+            Kind::HttpRoute => "HTTPRoute",
+            Kind::GrpcRoute => "GRPCRoute",
             Kind::MeshConfig => "MeshConfig",
         }
     }
@@ -90,13 +117,19 @@ pub enum Change {
     /// A pod.
     Pod(ObjectKey, Option<PodFacts>),
     /// A service.
-    Service(ObjectKey, Option<ServiceFacts>),
+    Service(ObjectKey, Option<Observed<ServiceFacts>>),
     /// A slice of endpoints.
     Slice(ObjectKey, Option<SliceFacts>),
     /// An `AuthorizationPolicy`.
     Policy(ObjectKey, Option<Observed<PolicyFacts>>),
     /// A `PeerAuthentication`.
     Peer(ObjectKey, Option<Observed<PeerFacts>>),
+    /// A class of gateways, with its status.
+    Class(Text, Option<Observed<ClassFacts>>),
+    /// A gateway, with its status.
+    Gateway(ObjectKey, Option<Observed<GatewayFacts, GatewayStatus>>),
+    /// A route, with its status.
+    Route(Kind, ObjectKey, Option<Observed<RouteFacts, RouteStatus>>),
     /// The mesh configuration.
     MeshConfig(MeshConfig),
     /// An object that cannot be read. Its last good version stays.
@@ -105,13 +138,13 @@ pub enum Change {
     Synced(Kind),
 }
 
-/// Facts about an object that has a status, with the conditions in it.
+/// Facts about an object that has a status, and the status, whoever wrote it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Observed<T> {
+pub struct Observed<T, S = Vec<Condition>> {
     /// The facts.
     pub facts: T,
-    /// The conditions, whoever wrote them.
-    pub conditions: Vec<Condition>,
+    /// The status, or the conditions in it.
+    pub status: S,
 }
 
 /// A workload or service that may have changed, or is gone.
@@ -134,6 +167,19 @@ pub enum PolicyChange {
     Gone(Text),
 }
 
+/// What waypoints are told of, beside workloads and services.
+#[derive(Clone, Debug)]
+pub enum L7Change {
+    /// A route.
+    Route(Box<Route>),
+    /// The name of a route that is gone.
+    RouteGone(Text),
+    /// A policy.
+    Policy(Box<AccessPolicy>),
+    /// The name of a policy that is gone.
+    PolicyGone(Text),
+}
+
 /// What follows from a batch of changes.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -141,6 +187,10 @@ pub struct Output {
     pub addresses: Vec<AddressChange>,
     /// Policies.
     pub policies: Vec<PolicyChange>,
+    /// What waypoints are told.
+    pub l7: Vec<L7Change>,
+    /// Waypoints are to be looked at: their objects may be other ones now.
+    pub gateways: bool,
     /// Everything has been seen once with this batch: clients may be answered now.
     pub complete: bool,
     /// There may be statuses to write.
@@ -184,6 +234,7 @@ impl Engine {
             output.complete = true;
             self.dirty.everything = true;
         }
+        output.gateways = std::mem::take(&mut self.dirty.gateways) || output.complete;
         self.derive(&mut output);
         output.statuses = !self.stale_statuses.is_empty();
         output

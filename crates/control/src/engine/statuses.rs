@@ -2,14 +2,21 @@
 
 use std::collections::BTreeSet;
 
+use ambit_kube_api::gateway_api::gateway::GatewayStatus;
+use ambit_kube_api::gateway_api::{self, GATEWAY_CONTROLLER, RouteStatus};
 use ambit_kube_api::status::Condition;
 use ambit_model::Text;
 use ambit_translate::peer_authentication::{self as peers, Level, PeerFacts};
 use ambit_translate::policies::PolicyFacts;
-use ambit_translate::status::{Reach, peer_condition, policy_condition, unreadable_condition};
-use ambit_translate::{ObjectKey, PodFacts};
+use ambit_translate::route_status::route_parents;
+use ambit_translate::status::{
+    Reach, TargetState, access_condition, bound_condition, peer_condition, policy_condition,
+    unreadable_condition,
+};
+use ambit_translate::{ObjectKey, PodFacts, gateway_status};
 
 use super::query::is_covered;
+use super::routes::{kind_of, route_of};
 use super::tables::{Tables, in_namespace};
 use super::{Engine, Kind};
 
@@ -28,10 +35,56 @@ pub struct DesiredStatus {
     pub kind: Kind,
     /// The object.
     pub key: ObjectKey,
-    /// Our condition.
-    pub condition: Condition,
-    /// The conditions that the object has now.
-    pub existing: Vec<Condition>,
+    /// What is to be said, and what is said now.
+    pub subject: Subject,
+}
+
+/// A status by its form. Times in what is to be said are not set.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Subject {
+    /// One condition of several; without one, ours goes.
+    Condition {
+        /// Our condition.
+        ours: Option<Condition>,
+        /// The conditions that the object has now.
+        existing: Vec<Condition>,
+    },
+    /// Of a gateway.
+    Gateway {
+        /// All of it.
+        desired: GatewayStatus,
+        /// What is said now.
+        existing: GatewayStatus,
+    },
+    /// Of a route.
+    Route {
+        /// All of it, with what others say.
+        desired: RouteStatus,
+        /// What is said now.
+        existing: RouteStatus,
+    },
+}
+
+/// The same but for their times.
+fn same(a: &Condition, b: &Condition) -> bool {
+    a.type_ == b.type_
+        && a.status == b.status
+        && a.reason == b.reason
+        && a.message == b.message
+        && a.observed_generation == b.observed_generation
+}
+
+fn all_same(a: &[Condition], b: &[Condition]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+}
+
+fn without_times(status: &GatewayStatus) -> GatewayStatus {
+    let mut status = status.clone();
+    let listeners = status.listeners.iter_mut().flat_map(|l| &mut l.conditions);
+    for condition in status.conditions.iter_mut().chain(listeners) {
+        condition.last_transition_time = None;
+    }
+    status
 }
 
 impl Stale {
@@ -79,11 +132,20 @@ impl Tables {
         let policy = |key: &ObjectKey| (Kind::AuthorizationPolicy, key.clone());
         let peer = |key: &ObjectKey| (Kind::PeerAuthentication, key.clone());
         if stale.everything {
+            let classes = self
+                .classes
+                .keys()
+                .map(|name| ObjectKey::new("", name.clone()));
+            let routes = self.routes.keys();
             return self
                 .policies
                 .keys()
                 .map(policy)
                 .chain(self.peers.keys().map(peer))
+                .chain(self.services.keys().map(|key| (Kind::Service, key.clone())))
+                .chain(self.gateways.keys().map(|key| (Kind::Gateway, key.clone())))
+                .chain(classes.map(|key| (Kind::GatewayClass, key)))
+                .chain(routes.map(|(route, key)| (kind_of(*route), key.clone())))
                 .collect();
         }
         let mut objects = stale.objects.clone();
@@ -91,58 +153,184 @@ impl Tables {
         for namespace in stale.namespaces.iter().chain(root) {
             objects.extend(in_namespace(&self.policies, namespace).map(|(key, _)| policy(key)));
             objects.extend(in_namespace(&self.peers, namespace).map(|(key, _)| peer(key)));
+            let routes = self
+                .routes
+                .keys()
+                .filter(|(_, key)| key.namespace == *namespace);
+            objects.extend(routes.map(|(route, key)| (kind_of(*route), key.clone())));
         }
         objects
     }
 
     fn desired(&self, kind: Kind, key: &ObjectKey) -> Option<DesiredStatus> {
-        let (mut condition, existing, generation) = match kind {
-            Kind::AuthorizationPolicy => {
-                let entry = self.policies.get(key)?;
-                self.is_active(key, &entry.facts.labels).then_some(())?;
-                let reach = self.policy_reach(&entry.facts);
-                let generation = entry.facts.generation;
-                let condition = policy_condition(&entry.translation, reach, generation);
-                (condition, &entry.conditions, generation)
-            }
-            Kind::PeerAuthentication => {
-                let entry = self.peers.get(key)?;
-                self.is_active(key, &entry.facts.labels).then_some(())?;
-                (
-                    self.peer_status(&entry.facts),
-                    &entry.conditions,
-                    entry.facts.generation,
-                )
-            }
+        let subject = match kind {
+            Kind::AuthorizationPolicy => self.of_policy(key)?,
+            Kind::PeerAuthentication => self.of_peer(key)?,
+            Kind::Service => self.of_service(key)?,
+            Kind::GatewayClass => self.of_class(key)?,
+            Kind::Gateway => self.of_gateway(key)?,
+            Kind::HttpRoute | Kind::GrpcRoute => self.of_route(kind, key)?,
             _ => return None,
         };
-        if let Some(error) = self.unreadable.get(&(kind, key.clone())) {
-            condition = unreadable_condition(error, generation);
-        }
-        let same = |c: &Condition| {
-            (
-                &c.type_,
-                &c.status,
-                &c.reason,
-                &c.message,
-                &c.observed_generation,
-            ) == (
-                &condition.type_,
-                &condition.status,
-                &condition.reason,
-                &condition.message,
-                &condition.observed_generation,
-            )
-        };
-        if existing.iter().any(same) {
-            return None;
-        }
         Some(DesiredStatus {
             kind,
             key: key.clone(),
-            condition,
-            existing: existing.clone(),
+            subject,
         })
+    }
+
+    fn of_policy(&self, key: &ObjectKey) -> Option<Subject> {
+        let entry = self.policies.get(key)?;
+        self.is_active(key, &entry.facts.labels).then_some(())?;
+        let generation = entry.facts.generation;
+        let condition = match &entry.access {
+            Some(access) => {
+                let targets: Vec<_> = self.targets(&entry.facts).collect();
+                access_condition(&targets, &access.findings, generation)
+            }
+            None => {
+                let reach = self.policy_reach(&entry.facts);
+                policy_condition(&entry.translation, reach, generation)
+            }
+        };
+        self.unless_said(Kind::AuthorizationPolicy, key, condition, &entry.conditions)
+    }
+
+    fn of_peer(&self, key: &ObjectKey) -> Option<Subject> {
+        let entry = self.peers.get(key)?;
+        self.is_active(key, &entry.facts.labels).then_some(())?;
+        let condition = self.peer_status(&entry.facts);
+        self.unless_said(Kind::PeerAuthentication, key, condition, &entry.conditions)
+    }
+
+    /// Our condition, unless the object says it already.
+    fn unless_said(
+        &self,
+        kind: Kind,
+        key: &ObjectKey,
+        condition: Condition,
+        existing: &[Condition],
+    ) -> Option<Subject> {
+        let ours = match self.unreadable.get(&(kind, key.clone())) {
+            Some(error) => unreadable_condition(error, None),
+            None => condition,
+        };
+        (!existing.iter().any(|c| same(c, &ours))).then(|| Subject::Condition {
+            ours: Some(ours),
+            existing: existing.to_vec(),
+        })
+    }
+
+    /// The condition of a service about its waypoint; it goes when nothing asks for one.
+    fn of_service(&self, key: &ObjectKey) -> Option<Subject> {
+        let facts = self.services.get(key)?;
+        let existing = self
+            .service_conditions
+            .get(key)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let binding = match self.in_scope(&key.namespace) {
+            true => self.service_binding(facts),
+            false => None,
+        };
+        let ours = binding.map(|binding| bound_condition(&binding.map(|(gateway, _)| gateway)));
+        let said = existing
+            .iter()
+            .find(|c| c.type_.as_deref() == Some(super::BOUND));
+        let unchanged = match (&ours, said) {
+            (None, None) => true,
+            (Some(ours), Some(said)) => same(ours, said),
+            _ => false,
+        };
+        (!unchanged).then(|| Subject::Condition {
+            ours,
+            existing: existing.to_vec(),
+        })
+    }
+
+    fn of_class(&self, key: &ObjectKey) -> Option<Subject> {
+        let entry = self.classes.get(&key.name)?;
+        let ours = *entry.facts.controller == *gateway_api::MESH_CONTROLLER;
+        ours.then_some(())?;
+        let condition = gateway_status::class(&entry.facts);
+        self.unless_said(Kind::GatewayClass, key, condition, &entry.conditions)
+    }
+
+    fn of_gateway(&self, key: &ObjectKey) -> Option<Subject> {
+        let entry = self.gateways.get(key)?;
+        let active = self.is_active(key, &entry.facts.labels);
+        (active && self.is_waypoint(&entry.facts)).then_some(())?;
+        let made = self.made(&entry.facts);
+        let desired = gateway_status::waypoint(&self.mesh, &entry.facts, made);
+        (without_times(&entry.status) != desired).then(|| Subject::Gateway {
+            desired,
+            existing: entry.status.clone(),
+        })
+    }
+
+    fn of_route(&self, kind: Kind, key: &ObjectKey) -> Option<Subject> {
+        let entry = self.routes.get(&(route_of(kind), key.clone()))?;
+        self.is_active(key, &entry.facts.labels).then_some(())?;
+        let translation = self.translated(&entry.facts);
+        let state = |service: &ObjectKey| self.parent_state(service);
+        let ours = route_parents(&entry.facts, &translation, state);
+        let said = entry.status.parents.iter();
+        let (our_said, others): (Vec<_>, Vec<_>) =
+            said.partition(|p| p.controller_name == GATEWAY_CONTROLLER);
+        let unchanged = ours.len() == our_said.len()
+            && ours.iter().zip(&our_said).all(|(a, b)| {
+                a.parent_ref == b.parent_ref && all_same(&a.conditions, &b.conditions)
+            });
+        let parents = others.into_iter().cloned().chain(ours).collect();
+        (!unchanged).then(|| Subject::Route {
+            desired: RouteStatus { parents },
+            existing: entry.status.clone(),
+        })
+    }
+
+    /// What became of the targets of a policy.
+    fn targets(&self, facts: &PolicyFacts) -> impl Iterator<Item = TargetState> {
+        let namespace = &facts.key.namespace;
+        facts.targets().map(move |target| {
+            let key = ObjectKey::new(namespace.clone(), target.name.as_str());
+            match (target.group.as_str(), target.kind.as_str()) {
+                ("" | "core", "Service") => self.service_target(&key),
+                (gateway_api::GROUP, "Gateway") => {
+                    let found = self.gateways.get(&key);
+                    match found.is_some_and(|entry| !entry.facts.addresses.is_empty()) {
+                        true => TargetState::Bound(key.to_string()),
+                        false => TargetState::Missing(format!("Gateway {key} is not bound")),
+                    }
+                }
+                (gateway_api::GROUP, "GatewayClass") if *namespace == self.mesh.root_namespace => {
+                    match self.classes.get(&*target.name) {
+                        Some(class) if *class.facts.controller == *gateway_api::MESH_CONTROLLER => {
+                            TargetState::Bound(target.name.clone())
+                        }
+                        Some(_) => TargetState::Invalid(format!(
+                            "GatewayClass {} is not one of waypoints",
+                            target.name
+                        )),
+                        None => TargetState::Missing(format!(
+                            "GatewayClass {} is not bound",
+                            target.name
+                        )),
+                    }
+                }
+                _ => TargetState::Invalid(format!("{}.{}:{key}", target.kind, target.group)),
+            }
+        })
+    }
+
+    fn service_target(&self, key: &ObjectKey) -> TargetState {
+        let Some(service) = self.services.get(key) else {
+            return TargetState::Missing(format!("Service {key} was not found"));
+        };
+        match self.service_binding(service) {
+            Some(Ok((gateway, _))) => TargetState::Bound(gateway.to_string()),
+            Some(Err(refusal)) => TargetState::NotBound(format!("Service {key}: {refusal}")),
+            None => TargetState::NotBound(format!("Service {key} is not bound to a waypoint")),
+        }
     }
 
     fn policy_reach(&self, facts: &PolicyFacts) -> Reach {

@@ -3,15 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
+use ambit_kube_api::gateway_api::RouteStatus;
+use ambit_kube_api::gateway_api::gateway::GatewayStatus;
 use ambit_kube_api::status::Condition;
 use ambit_model::Text;
+use ambit_model::route::RouteKind;
 use ambit_translate::labels::selects;
 use ambit_translate::peer_authentication::PeerFacts;
-use ambit_translate::policies::{PolicyFacts, Translation};
+use ambit_translate::policies::{AccessTranslation, PolicyFacts, Translation};
+use ambit_translate::routes::RouteFacts;
 use ambit_translate::scope::in_scope;
 use ambit_translate::{
-    Labels, Mesh, MeshConfig, NamespaceFacts, NodeFacts, ObjectKey, PodFacts, ServiceFacts,
-    SliceFacts,
+    ClassFacts, GatewayFacts, Labels, Mesh, MeshConfig, NamespaceFacts, NodeFacts, ObjectKey,
+    PodFacts, ServiceFacts, SliceFacts,
 };
 
 use super::index::PairIndex;
@@ -33,7 +37,32 @@ pub(super) struct PolicyEntry {
     pub facts: PolicyFacts,
     pub conditions: Vec<Condition>,
     pub translation: Translation,
+    pub access: Option<AccessTranslation>,
 }
+
+/// A gateway.
+#[derive(Debug)]
+pub(super) struct GatewayEntry {
+    pub facts: GatewayFacts,
+    pub status: GatewayStatus,
+}
+
+/// A class of gateways.
+#[derive(Debug)]
+pub(super) struct ClassEntry {
+    pub facts: ClassFacts,
+    pub conditions: Vec<Condition>,
+}
+
+/// A route.
+#[derive(Debug)]
+pub(super) struct RouteEntry {
+    pub facts: RouteFacts,
+    pub status: RouteStatus,
+}
+
+/// Kind and name of a route.
+pub(super) type RouteKey = (RouteKind, ObjectKey);
 
 /// A `PeerAuthentication`.
 #[derive(Debug)]
@@ -55,6 +84,11 @@ pub(super) struct Tables {
     pub slices: BTreeMap<ObjectKey, SliceFacts>,
     pub policies: BTreeMap<ObjectKey, PolicyEntry>,
     pub peers: BTreeMap<ObjectKey, PeerEntry>,
+    pub classes: BTreeMap<Text, ClassEntry>,
+    pub gateways: BTreeMap<ObjectKey, GatewayEntry>,
+    pub routes: BTreeMap<RouteKey, RouteEntry>,
+    /// Conditions of services.
+    pub service_conditions: HashMap<ObjectKey, Vec<Condition>>,
     /// Errors of policies and peers that cannot be read, by kind.
     pub unreadable: BTreeMap<(super::Kind, ObjectKey), String>,
     pods_by_node: HashMap<Text, BTreeSet<ObjectKey>>,
@@ -77,6 +111,10 @@ impl Tables {
             slices: BTreeMap::new(),
             policies: BTreeMap::new(),
             peers: BTreeMap::new(),
+            classes: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            service_conditions: HashMap::new(),
             unreadable: BTreeMap::new(),
             pods_by_node: HashMap::new(),
             pods_by_label: PairIndex::default(),

@@ -17,6 +17,8 @@ use crate::labels::{Labels, labels_from};
 pub struct ServiceFacts {
     /// Namespace and name.
     pub key: ObjectKey,
+    /// Labels.
+    pub labels: Labels,
     /// Virtual addresses; none for a headless service.
     pub vips: Vec<IpAddr>,
     /// Which pods serve it; without pairs, its EndpointSlices say.
@@ -86,6 +88,7 @@ impl ServiceFacts {
         let distribution = spec.traffic_distribution.as_ref().or(own);
         Some(Self {
             key: ObjectKey::of(service),
+            labels: labels_from(service.metadata.labels.as_ref()),
             vips: vips(spec),
             selector: labels_from(spec.selector.as_ref()),
             ports: spec.ports.iter().flatten().filter_map(port).collect(),

@@ -13,10 +13,13 @@
 //!
 //! The HTTP row is Istio's, and its status says so; a waypoint enforces those rules.
 
+mod access;
 mod conditions;
 mod entry;
 mod rule;
 mod values;
+
+pub use access::{AccessTranslation, translate as access};
 
 use std::collections::BTreeSet;
 
@@ -123,13 +126,21 @@ fn is_true(text: &str) -> bool {
 
 /// The policy as it is sent, and what is to be said about it.
 pub fn translate(mesh: &Mesh, facts: &PolicyFacts) -> Translation {
-    if let Some(finding) = withheld(mesh, facts) {
-        return Translation::not_sent(Enforcement::Withheld, finding);
-    }
     if facts.has_targets() {
-        let message = "it has targetRefs, which waypoints and gateways enforce, not node proxies";
-        let finding = Finding::new(Code::NeedsWaypoint, "spec.targetRefs", message);
-        return Translation::not_sent(Enforcement::Waypoint, finding);
+        return Translation {
+            authorization: None,
+            enforcement: Enforcement::Waypoint,
+            http: BTreeSet::new(),
+            findings: Vec::new(),
+        };
+    }
+    if let Some(finding) = withheld(mesh, facts) {
+        return Translation {
+            authorization: None,
+            enforcement: Enforcement::Withheld,
+            http: BTreeSet::new(),
+            findings: vec![finding],
+        };
     }
     let action = match facts.spec.action {
         Some(ApiAction::Deny) => Action::Deny,
@@ -177,9 +188,6 @@ fn withheld(mesh: &Mesh, facts: &PolicyFacts) -> Option<Finding> {
         let field = format!("metadata.annotations[{}]", annotations::DRY_RUN);
         return Some(Finding::new(Code::DryRunOff, field, message));
     }
-    if facts.has_targets() {
-        return None;
-    }
     let action = match facts.spec.action? {
         ApiAction::Allow | ApiAction::Deny => return None,
         ApiAction::Audit => "AUDIT",
@@ -220,17 +228,6 @@ fn can_match(rule: &ambit_model::policy::Rule) -> bool {
                 .iter()
                 .any(|m| *m != ambit_model::policy::Match::default())
     })
-}
-
-impl Translation {
-    fn not_sent(enforcement: Enforcement, finding: Finding) -> Self {
-        Self {
-            authorization: None,
-            enforcement,
-            http: BTreeSet::new(),
-            findings: vec![finding],
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,192 @@
+//! Gateways: which objects they bind, and what they are made of.
+
+use ambit_kube_api::gateway_api::gateway::GatewayStatus;
+use ambit_kube_api::labels;
+use ambit_kube_api::status::Condition;
+use ambit_model::Text;
+use ambit_model::workload::GatewayAddress;
+use ambit_translate::gateway_status::Made;
+use ambit_translate::waypoints::{self, Refusal, Subject, Traffic};
+use ambit_translate::{ClassFacts, GatewayFacts, Labels, ObjectKey, PodFacts, ServiceFacts};
+
+use super::tables::{ClassEntry, GatewayEntry, Tables, in_namespace};
+use super::{Engine, Kind, Observed};
+
+/// What became of a label that asks for a waypoint.
+pub(super) type Binding = Result<(ObjectKey, GatewayAddress), Refusal>;
+
+impl Engine {
+    /// Waypoints that are to be made, as they are to be.
+    pub fn waypoints(&self) -> Vec<GatewayFacts> {
+        let tables = &self.tables;
+        let ours = tables.gateways.values().filter(|entry| {
+            let facts = &entry.facts;
+            tables.is_waypoint(facts)
+                && !facts.terminating
+                && tables.is_active(&facts.key, &facts.labels)
+        });
+        ours.map(|entry| entry.facts.clone()).collect()
+    }
+
+    /// Classes that we know of.
+    pub fn has_class(&self, name: &str) -> bool {
+        self.tables.classes.contains_key(name)
+    }
+
+    pub(super) fn class(&mut self, name: Text, observed: Option<Observed<ClassFacts>>) {
+        let key = ObjectKey::new("", name.clone());
+        self.stale_statuses.object(Kind::GatewayClass, &key);
+        let new = observed.map(|Observed { facts, status }| ClassEntry {
+            facts,
+            conditions: status,
+        });
+        let facts = new.as_ref().map(|entry| entry.facts.clone());
+        let old = match new {
+            Some(new) => self.tables.classes.insert(name.clone(), new),
+            None => self.tables.classes.remove(&name),
+        };
+        if old.map(|entry| entry.facts) == facts {
+            return;
+        }
+        self.dirty.gateways = true;
+        let of_class = |entry: &&GatewayEntry| *entry.facts.spec.gateway_class_name == *name;
+        let gateways = self.tables.gateways.values().filter(of_class);
+        for key in gateways
+            .map(|entry| entry.facts.key.clone())
+            .collect::<Vec<_>>()
+        {
+            self.stale_statuses.object(Kind::Gateway, &key);
+            self.mark_bound(&key);
+        }
+    }
+
+    pub(super) fn gateway(
+        &mut self,
+        key: ObjectKey,
+        observed: Option<Observed<GatewayFacts, GatewayStatus>>,
+    ) {
+        self.stale_statuses.object(Kind::Gateway, &key);
+        let new = observed.map(|Observed { facts, status }| GatewayEntry { facts, status });
+        let facts = new.as_ref().map(|entry| entry.facts.clone());
+        let old = match new {
+            Some(new) => self.tables.gateways.insert(key.clone(), new),
+            None => self.tables.gateways.remove(&key),
+        };
+        if old.map(|entry| entry.facts) == facts {
+            return;
+        }
+        self.dirty.gateways = true;
+        self.stale_statuses.namespace(&key.namespace);
+        self.mark_bound(&key);
+    }
+
+    /// Marks what asks for a gateway.
+    fn mark_bound(&mut self, gateway: &ObjectKey) {
+        if !self.waiting_for.is_empty() {
+            return;
+        }
+        let tables = &self.tables;
+        let asks = |subject: Subject<'_>| {
+            waypoints::wanted(&subject).is_some_and(|wanted| wanted.gateway == *gateway)
+        };
+        let services = tables.services.values();
+        let services =
+            services.filter(|s| asks(tables.subject(Traffic::Service, &s.key, &s.labels)));
+        let services: Vec<ObjectKey> = services.map(|s| s.key.clone()).collect();
+        let pods = tables.pods.values();
+        let pods = pods.filter(|p| asks(tables.subject(Traffic::Workload, &p.key, &p.labels)));
+        self.dirty.pods.extend(pods.map(|p| p.key.clone()));
+        for key in services {
+            self.stale_statuses.object(Kind::Service, &key);
+            self.dirty.services.insert(key);
+        }
+    }
+
+    /// Labels of a namespace have changed: what they ask of its objects may be something else now.
+    pub(super) fn relabelled(&mut self, namespace: &Text) {
+        let tables = &self.tables;
+        let pods = in_namespace(&tables.pods, namespace).map(|(key, _)| key.clone());
+        self.dirty.pods.extend(pods);
+        let services = in_namespace(&tables.services, namespace).map(|(key, _)| key.clone());
+        for key in services.collect::<Vec<_>>() {
+            self.stale_statuses.object(Kind::Service, &key);
+        }
+        self.stale_statuses.namespace(namespace);
+    }
+}
+
+impl Tables {
+    pub(super) fn is_waypoint(&self, facts: &GatewayFacts) -> bool {
+        facts.is_waypoint(self.class_of(facts))
+    }
+
+    fn class_of(&self, facts: &GatewayFacts) -> Option<&ClassFacts> {
+        let entry = self.classes.get(&*facts.spec.gateway_class_name)?;
+        Some(&entry.facts)
+    }
+
+    pub(super) fn subject<'a>(
+        &'a self,
+        traffic: Traffic,
+        key: &'a ObjectKey,
+        labels: &'a Labels,
+    ) -> Subject<'a> {
+        static NONE: Labels = Labels::new();
+        Subject {
+            traffic,
+            namespace: &key.namespace,
+            labels,
+            namespace_labels: self
+                .namespaces
+                .get(&key.namespace)
+                .map_or(&NONE, |ns| &ns.labels),
+        }
+    }
+
+    fn bind(&self, subject: &Subject<'_>) -> Option<Binding> {
+        waypoints::bind(&self.mesh, subject, |key| {
+            let facts = &self.gateways.get(key)?.facts;
+            Some((facts, self.class_of(facts)))
+        })
+    }
+
+    /// The waypoint of a service.
+    pub(super) fn service_binding(&self, service: &ServiceFacts) -> Option<Binding> {
+        self.bind(&self.subject(Traffic::Service, &service.key, &service.labels))
+    }
+
+    /// The waypoint of a pod, for what is addressed to the pod itself.
+    pub(super) fn pod_binding(&self, pod: &PodFacts) -> Option<Binding> {
+        self.bind(&self.subject(Traffic::Workload, &pod.key, &pod.labels))
+    }
+
+    /// The service belongs to a gateway.
+    pub(super) fn is_of_gateway(&self, key: &ObjectKey) -> bool {
+        self.services
+            .get(key)
+            .is_some_and(|s| s.labels.contains_key(labels::GATEWAY_MANAGED))
+    }
+
+    /// What a waypoint consists of now.
+    pub(super) fn made(&self, facts: &GatewayFacts) -> Made<'_> {
+        let name = ambit_translate::waypoints::object_name(facts);
+        let key = ObjectKey::new(facts.key.namespace.clone(), name);
+        let service = self.services.get(&key);
+        let ready = service.map(|service| {
+            let pods = self.pods_selected(&service.key.namespace, &service.selector);
+            pods.filter(|pod| pod.ready && !pod.ended).count()
+        });
+        Made {
+            service,
+            ready_pods: ready.unwrap_or_default(),
+        }
+    }
+
+    /// Keeps the conditions of a service, if it has any.
+    pub(super) fn note_conditions(&mut self, key: &ObjectKey, conditions: Vec<Condition>) {
+        match conditions.is_empty() {
+            true => drop(self.service_conditions.remove(key)),
+            false => drop(self.service_conditions.insert(key.clone(), conditions)),
+        }
+    }
+}
