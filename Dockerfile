@@ -1,6 +1,7 @@
 # The images of `cargo xtask image`, where Docker is: the same files, each image from nothing.
 #
 #   docker build --target pilot -t HUB/pilot:TAG .
+#   docker build --target proxyv2 -t HUB/proxyv2:TAG .
 #   docker build --target ztunnel -t HUB/ztunnel:TAG .
 #   docker build --target install-cni -t HUB/install-cni:TAG .
 
@@ -14,6 +15,11 @@ FROM scratch AS pilot
 COPY --from=build /images/pilot/ /
 USER 1337:1337
 ENTRYPOINT ["pilot-discovery"]
+
+FROM scratch AS proxyv2
+COPY --from=build /images/proxyv2/ /
+USER 1337:1337
+ENTRYPOINT ["pilot-agent"]
 
 FROM scratch AS ztunnel
 COPY --from=build /images/ztunnel/ /

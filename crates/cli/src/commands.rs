@@ -8,4 +8,5 @@ pub mod output;
 pub mod portforward;
 pub mod uninstall;
 pub mod version;
+pub mod waypoint;
 pub mod ztunnel_config;

@@ -17,6 +17,7 @@ pub struct Ignored {
 const NAMES: &[(&str, &[&str])] = &[
     ("istioctl", &[]),
     ("ztunnel", &["ztunnel"]),
+    ("pilot-agent", &["waypoint", "run"]),
     ("pilot-discovery", &["istiod"]),
     ("install-cni", &["cni"]),
     ("curl", &["sample", "curl"]),

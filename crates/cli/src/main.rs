@@ -23,6 +23,7 @@ const USAGE: u8 = 64;
   ambit local up                           a cluster on this machine
   ambit install --set profile=ambient -y   the mesh
   kubectl label namespace shop istio.io/dataplane-mode=ambient
+  ambit waypoint apply -n shop --enroll-namespace
   ambit ztunnel-config workloads           who is reached how")]
 struct Ambit {
     #[command(subcommand)]
@@ -39,6 +40,9 @@ enum Command {
     Uninstall(commands::uninstall::Args),
     /// Render manifests without installing them
     Manifest(commands::manifest::Args),
+    /// Waypoints: apply, generate, list, status, delete
+    #[command(visible_alias = "wp")]
+    Waypoint(commands::waypoint::Args),
     /// What the node proxies know
     #[command(visible_alias = "zc")]
     ZtunnelConfig(commands::ztunnel_config::Args),
@@ -88,6 +92,7 @@ fn start(command: Command) -> ExitCode {
     match command {
         // Its own runtimes: the data path is apart from everything else.
         Command::Ztunnel(_) => end(ambit_ztunnel::run().map(|()| 0)),
+        Command::Waypoint(args) if args.is_role() => end(ambit_l7::run().map(|()| 0)),
         Command::Completion { shell } => {
             clap_complete::generate(
                 shell,
@@ -114,6 +119,7 @@ async fn run(command: Command) -> anyhow::Result<i32> {
         Command::Install(args) => commands::install::run(args).await,
         Command::Uninstall(args) => commands::uninstall::run(args).await,
         Command::Manifest(args) => commands::manifest::run(args).await,
+        Command::Waypoint(args) => commands::waypoint::run(args).await,
         Command::ZtunnelConfig(args) => commands::ztunnel_config::run(args).await,
         Command::Version(args) => commands::version::run(args).await,
         Command::Kubectl { args } => kubectl::run(args).await,

@@ -5,4 +5,5 @@ pub mod dns;
 pub mod dump;
 pub mod metrics;
 pub mod record;
+pub mod settings;
 pub mod store;

@@ -5,6 +5,7 @@
 //! counters of open connections are settled when a page is written, and cost the data path nothing
 //! beyond the counting that the copy does anyway.
 
+mod http;
 mod labels;
 mod live;
 mod traffic;
@@ -15,6 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
+pub use http::{HttpTelemetry, Outcome};
 pub use labels::{Reporter, ResponseFlags};
 pub(crate) use traffic::Opened;
 pub use traffic::Telemetry;

@@ -20,7 +20,7 @@ use anyhow::{Context, ensure};
 use archive::{Archive, Packed};
 
 /// The mesh's own images, as the charts name them.
-const MESH: [&str; 3] = ["pilot", "ztunnel", "install-cni"];
+const MESH: [&str; 4] = ["pilot", "proxyv2", "ztunnel", "install-cni"];
 
 /// Which images to write, and where.
 #[derive(Debug, clap::Args)]

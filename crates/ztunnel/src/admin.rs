@@ -115,11 +115,11 @@ fn of_mesh(c: &Config) -> Value {
 fn of_control_plane(c: &Config) -> Value {
     json!({
         "xdsAddress": c.xds.as_ref().map(|s| s.target.address()),
-        "caAddress": c.ca.target.address(),
+        "caAddress": c.certificates.ca.target.address(),
         "xdsOnDemand": false,
-        "fakeCa": c.fake_ca.is_some(),
+        "fakeCa": c.certificates.fake_ca.is_some(),
         "crlPath": null,
-        "secretTtl": c.secret_ttl,
+        "secretTtl": c.certificates.lifetime,
     })
 }
 

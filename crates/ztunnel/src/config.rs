@@ -9,34 +9,21 @@ mod threads;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ambit_model::Text;
+use ambit_proxy_core::settings::{self, Certificates, Server};
 use ambit_proxy_core::store::LocalConfig;
 use ambit_runtime::config::{ConfigError, Env};
 use ambit_transport::hbone::Http2Settings;
 use ambit_transport::hbone::pool::PoolSettings;
 use ambit_transport::socket::{Keepalive, PROXY_MARK, Transparent};
-use ambit_transport::tls::TlsOptions;
-use ambit_wire::credentials::{Credentials, Token};
-use ambit_wire::tls::{Roots, Target};
 
 use proxy_config::ProxyConfig;
 
-const ROOT_FILE: &str = "./var/run/secrets/istio/root-cert.pem";
-const TOKEN_FILE: &str = "./var/run/secrets/tokens/istio-token";
 const IN_CLUSTER: &str = "https://istiod.istio-system.svc:15012";
 const ELSEWHERE: &str = "https://localhost:15012";
-
-/// A server of the control plane, and who we are to it.
-#[derive(Clone, Debug)]
-pub struct Server {
-    /// The server.
-    pub target: Target,
-    /// Token and headers.
-    pub credentials: Credentials,
-}
 
 /// The proxy's own pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,18 +57,14 @@ pub struct Config {
     pub cluster_domain: Text,
     /// `XDS_ADDRESS`; `None` is off.
     pub xds: Option<Server>,
-    /// `CA_ADDRESS`.
-    pub ca: Server,
+    /// `CA_ADDRESS`, `FAKE_CA_DIR`, `SECRET_TTL`, `TLS12_ENABLED`, `COMPLIANCE_POLICY`.
+    pub certificates: Certificates,
     /// `LOCAL_XDS_PATH`, `LOCAL_XDS`.
     pub local: Option<LocalConfig>,
     /// Metadata of the xDS node.
     pub metadata: BTreeMap<String, serde_json::Value>,
     /// `PREFERED_SERVICE_NAMESPACE`.
     pub preferred_namespace: Option<Text>,
-    /// `FAKE_CA_DIR`, with `FAKE_CA`: a directory with `ca-cert.pem` and `ca-key.pem`.
-    pub fake_ca: Option<PathBuf>,
-    /// `SECRET_TTL`.
-    pub secret_ttl: Duration,
     /// `INPOD_UDS`.
     pub zds_socket: PathBuf,
     /// `INPOD_PORT_REUSE`.
@@ -108,8 +91,6 @@ pub struct Config {
     pub baggage: bool,
     /// `AUTHZ_POLICY_INFO_LOGGING`.
     pub policy_log: bool,
-    /// `TLS12_ENABLED`, `COMPLIANCE_POLICY`.
-    pub tls: TlsOptions,
     /// `ZTUNNEL_WORKER_THREADS`.
     pub workers: NonZeroUsize,
     /// Port of the admin page, on loopback.
@@ -159,7 +140,7 @@ impl Config {
                 ELSEWHERE.into()
             }
         });
-        let (client, server) = http2(env)?;
+        let (client, server) = settings::http2(env)?;
         Ok(Self {
             proxy: env.flag("ENABLE_PROXY", true)?,
             dns_proxy: is_on(metadata.get("DNS_CAPTURE")),
@@ -167,28 +148,26 @@ impl Config {
             node_name: env.non_empty("NODE_NAME").map(Text::from),
             xds: match env.text("XDS_ADDRESS") {
                 Some(off) if off.is_empty() => None,
-                set => Some(control_server(
-                    env,
-                    "XDS",
-                    set,
-                    &default_address,
-                    &cluster_id,
-                )?),
+                set => {
+                    let address = set.as_ref().unwrap_or(&default_address);
+                    Some(Server::from_env(env, "XDS", address, &cluster_id)?)
+                }
             },
-            ca: control_server(
-                env,
-                "CA",
-                env.non_empty("CA_ADDRESS"),
-                &default_address,
-                &cluster_id,
-            )?,
-            fake_ca: fake_ca(env)?,
+            certificates: Certificates {
+                ca: {
+                    let address = env.non_empty("CA_ADDRESS").unwrap_or(default_address);
+                    Server::from_env(env, "CA", &address, &cluster_id)?
+                },
+                fake_ca: settings::fake_ca(env)?,
+                lifetime: env.duration("SECRET_TTL", Duration::from_secs(24 * 60 * 60))?,
+                tls: settings::tls(env)?,
+                impersonate: true,
+            },
             own_pod,
             cluster_id: cluster_id.into(),
             cluster_domain: env.text_or("CLUSTER_DOMAIN", "cluster.local").into(),
-            local: local_config(env)?,
+            local: LocalConfig::from_env(env)?,
             preferred_namespace: env.non_empty("PREFERED_SERVICE_NAMESPACE").map(Text::from),
-            secret_ttl: env.duration("SECRET_TTL", Duration::from_secs(24 * 60 * 60))?,
             zds_socket: env
                 .text_or("INPOD_UDS", "/var/run/ztunnel/ztunnel.sock")
                 .into(),
@@ -208,14 +187,10 @@ impl Config {
             },
             client,
             server,
-            termination: termination(env)?,
+            termination: settings::termination(env)?,
             localhost_app_tunnel: env.flag("LOCALHOST_APP_TUNNEL", true)?,
             baggage: env.flag("ENABLE_RESPONSE_BAGGAGE", true)?,
             policy_log: env.text("AUTHZ_POLICY_INFO_LOGGING").as_deref() == Some("true"),
-            tls: TlsOptions {
-                tls12: env.text("TLS12_ENABLED").as_deref() == Some("true"),
-                post_quantum_only: compliance(env)?,
-            },
             workers: threads::from_env(env, proxy_config.concurrency)?,
             admin_port: proxy_config.proxy_admin_port.unwrap_or(15000),
             stats_port: proxy_config.stats_port.unwrap_or(15020),
@@ -282,70 +257,6 @@ fn refuse_unsupported(env: &Env) -> Result<(), ConfigError> {
     }
 }
 
-fn control_server(
-    env: &Env,
-    prefix: &str,
-    address: Option<String>,
-    default: &str,
-    cluster_id: &str,
-) -> Result<Server, ConfigError> {
-    let address = address.unwrap_or_else(|| default.to_owned());
-    let roots = Roots::parse(&env.text_or(&format!("{prefix}_ROOT_CA"), ROOT_FILE));
-    let alternative = env.non_empty(&format!("ALT_{prefix}_HOSTNAME"));
-    let target =
-        Target::new(&address, roots, alternative.as_deref()).map_err(|e| ConfigError::Invalid {
-            name: format!("{prefix}_ADDRESS"),
-            value: address,
-            reason: e.to_string(),
-        })?;
-    let token = match env.secret("AUTH_TOKEN") {
-        Some(text) if !text.is_empty() => Token::parse(&text),
-        _ if Path::new(TOKEN_FILE).exists() => Token::File(TOKEN_FILE.into()),
-        _ => Token::None,
-    };
-    let headers = env.with_prefix(&format!("{prefix}_HEADER_"));
-    let credentials = Credentials {
-        token,
-        cluster_id: cluster_id.to_owned(),
-        headers,
-    };
-    Ok(Server {
-        target,
-        credentials,
-    })
-}
-
-/// A certificate authority of one's own. There is none built in: a key that everybody has would
-/// make every proxy that is started with it by mistake open to everybody.
-fn fake_ca(env: &Env) -> Result<Option<PathBuf>, ConfigError> {
-    if !env.flag("FAKE_CA", false)? {
-        return Ok(None);
-    }
-    let reason = "FAKE_CA needs a directory with ca-cert.pem and ca-key.pem";
-    env.required("FAKE_CA_DIR", reason)
-        .map(|dir| Some(dir.into()))
-}
-
-fn local_config(env: &Env) -> Result<Option<LocalConfig>, ConfigError> {
-    let invalid = |name: &str, value: String, e: &dyn std::fmt::Display| ConfigError::Invalid {
-        name: name.to_owned(),
-        value,
-        reason: e.to_string(),
-    };
-    match (env.non_empty("LOCAL_XDS_PATH"), env.non_empty("LOCAL_XDS")) {
-        (None, None) => Ok(None),
-        (Some(_), Some(_)) => Err(ConfigError::Conflict(
-            "LOCAL_XDS_PATH and LOCAL_XDS are both set; unset one of them".to_owned(),
-        )),
-        (Some(path), None) => LocalConfig::read(Path::new(&path))
-            .map(Some)
-            .map_err(|e| invalid("LOCAL_XDS_PATH", path, &e)),
-        (None, Some(text)) => LocalConfig::parse(&text)
-            .map(Some)
-            .map_err(|e| invalid("LOCAL_XDS", text, &e)),
-    }
-}
-
 fn node_metadata(env: &Env) -> Result<BTreeMap<String, serde_json::Value>, ConfigError> {
     let mut metadata = BTreeMap::new();
     for (key, text) in env.with_prefix("ISTIO_META_") {
@@ -381,63 +292,6 @@ fn keepalive(env: &Env) -> Result<Option<Keepalive>, ConfigError> {
         user_timeout: env.flag("USER_TIMEOUT_ENABLED", false)?,
     };
     Ok(env.flag("KEEPALIVE_ENABLED", true)?.then_some(keepalive))
-}
-
-fn http2(env: &Env) -> Result<(Http2Settings, Http2Settings), ConfigError> {
-    let (client, server) = (Http2Settings::client(), Http2Settings::server());
-    let stream_window = env.parsed_or("HTTP2_STREAM_WINDOW_SIZE", client.stream_window)?;
-    let connection_window =
-        env.parsed_or("HTTP2_CONNECTION_WINDOW_SIZE", client.connection_window)?;
-    let max_frame_size = env.parsed_or("HTTP2_FRAME_SIZE", client.max_frame_size)?;
-    for (name, value, range) in [
-        (
-            "HTTP2_STREAM_WINDOW_SIZE",
-            stream_window,
-            1..=i32::MAX as u32,
-        ),
-        (
-            "HTTP2_CONNECTION_WINDOW_SIZE",
-            connection_window,
-            65_535..=i32::MAX as u32,
-        ),
-        ("HTTP2_FRAME_SIZE", max_frame_size, 16_384..=16_777_215),
-    ] {
-        if !range.contains(&value) {
-            return Err(ConfigError::Invalid {
-                name: name.to_owned(),
-                value: value.to_string(),
-                reason: format!("expected {} to {}", range.start(), range.end()),
-            });
-        }
-    }
-    let with = |settings| Http2Settings {
-        stream_window,
-        connection_window,
-        max_frame_size,
-        ..settings
-    };
-    Ok((with(client), with(server)))
-}
-
-/// How long connections may take to end: what Kubernetes gives us, less a reserve.
-fn termination(env: &Env) -> Result<Duration, ConfigError> {
-    if let Some(deadline) = env.optional_duration("CONNECTION_TERMINATION_DEADLINE")? {
-        return Ok(deadline);
-    }
-    let seconds = match env.parsed::<u64>("TERMINATION_GRACE_PERIOD_SECONDS")? {
-        None => 5,
-        Some(n) if n > 10 => n - 5,
-        Some(n) => n.saturating_sub(1).max(1),
-    };
-    Ok(Duration::from_secs(seconds))
-}
-
-fn compliance(env: &Env) -> Result<bool, ConfigError> {
-    let policy = env.parsed_with("COMPLIANCE_POLICY", |text| match text {
-        "pqc" => Ok(()),
-        _ => Err("expected pqc".to_owned()),
-    });
-    Ok(policy?.is_some())
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ pub(crate) async fn run(
     if let Some(local) = &config.local {
         writer.apply(local.changes()?);
     }
-    let certificates = CertificateManager::start(certificates::source(&config)?);
+    let certificates = CertificateManager::start(config.certificates.source()?);
     tokio::spawn(certificates::follow(
         certificates.clone(),
         store.local_identities(),

@@ -18,6 +18,8 @@ pub enum Reporter {
     Source,
     /// The server's: inbound.
     Destination,
+    /// A waypoint's, between both.
+    Waypoint,
 }
 
 impl Reporter {
@@ -25,7 +27,7 @@ impl Reporter {
     pub fn direction(self) -> &'static str {
         match self {
             Reporter::Source => "outbound",
-            Reporter::Destination => "inbound",
+            Reporter::Destination | Reporter::Waypoint => "inbound",
         }
     }
 }
@@ -90,6 +92,7 @@ impl EncodeLabelValue for Reporter {
         let text = match self {
             Reporter::Source => "source",
             Reporter::Destination => "destination",
+            Reporter::Waypoint => "waypoint",
         };
         EncodeLabelValue::encode(&text, encoder)
     }
@@ -111,9 +114,23 @@ impl EncodeLabelValue for ResponseFlags {
     }
 }
 
-/// The labels of the traffic families. The order of the fields is the order on the page.
+/// The labels of the TCP families. The order of the fields is the order on the page.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct TrafficLabels {
+    #[prometheus(flatten)]
+    ends: Ends,
+    request_protocol: &'static str,
+    response_flags: ResponseFlags,
+    connection_security_policy: &'static str,
+    source_region: Label,
+    source_zone: Label,
+    destination_region: Label,
+    destination_zone: Label,
+}
+
+/// Who speaks with whom.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Ends {
     reporter: Reporter,
     source_workload: Label,
     source_canonical_service: Label,
@@ -134,13 +151,14 @@ pub(super) struct TrafficLabels {
     destination_app: Label,
     destination_version: Label,
     destination_cluster: Label,
-    request_protocol: &'static str,
-    response_flags: ResponseFlags,
-    connection_security_policy: &'static str,
-    source_region: Label,
-    source_zone: Label,
-    destination_region: Label,
-    destination_zone: Label,
+}
+
+/// How the ends have proven who they are.
+pub(super) fn security_policy(connection: &Connection) -> &'static str {
+    match connection.mutual_tls {
+        true => "mutual_tls",
+        false => "unknown",
+    }
 }
 
 /// Labels shared by the five families.
@@ -153,11 +171,16 @@ impl EncodeLabelSet for Labels {
     }
 }
 
-impl Labels {
-    /// The labels of a connection that is open.
+impl Ends {
     pub(super) fn of(connection: &Connection) -> Self {
-        let source = Facts::of(&connection.source);
-        let destination = Facts::of(&connection.destination);
+        Self::from_facts(
+            connection,
+            Facts::of(&connection.source),
+            Facts::of(&connection.destination),
+        )
+    }
+
+    fn from_facts(connection: &Connection, source: Facts, destination: Facts) -> Self {
         let service = connection.service.as_deref();
         // For the source only what TLS has shown counts; the destination is who we meant to reach.
         let source_principal = connection.source.identity.as_ref().map(ToString::to_string);
@@ -173,7 +196,7 @@ impl Labels {
             .identity
             .as_ref()
             .map(ToString::to_string);
-        Self(Arc::new(TrafficLabels {
+        Self {
             reporter: connection.reporter,
             source_workload: source.workload,
             source_canonical_service: source.service,
@@ -198,16 +221,24 @@ impl Labels {
             destination_app: destination.app,
             destination_version: destination.revision,
             destination_cluster: destination.cluster,
+        }
+    }
+}
+
+impl Labels {
+    /// The labels of a connection that is open.
+    pub(super) fn of(connection: &Connection) -> Self {
+        let source = Facts::of(&connection.source);
+        let destination = Facts::of(&connection.destination);
+        Self(Arc::new(TrafficLabels {
             request_protocol: "tcp",
             response_flags: ResponseFlags::None,
-            connection_security_policy: match connection.mutual_tls {
-                true => "mutual_tls",
-                false => "unknown",
-            },
-            source_region: source.region,
-            source_zone: source.zone,
-            destination_region: destination.region,
-            destination_zone: destination.zone,
+            connection_security_policy: security_policy(connection),
+            source_region: source.region.clone(),
+            source_zone: source.zone.clone(),
+            destination_region: destination.region.clone(),
+            destination_zone: destination.zone.clone(),
+            ends: Ends::from_facts(connection, source, destination),
         }))
     }
 

@@ -54,7 +54,7 @@ pub(super) fn complete(
     // As the application on the reporter's side sees it.
     let (sent, received) = match connection.reporter {
         Reporter::Source => moved,
-        Reporter::Destination => (moved.1, moved.0),
+        Reporter::Destination | Reporter::Waypoint => (moved.1, moved.0),
     };
     line.number("bytes_sent", sent)
         .number("bytes_recv", received);

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ambit_model::state::Change;
+use ambit_runtime::config::{ConfigError, Env};
 use serde::{Deserialize, Serialize};
 
 use super::shape;
@@ -41,6 +42,30 @@ pub enum FileError {
 }
 
 impl LocalConfig {
+    /// `LOCAL_XDS_PATH` or `LOCAL_XDS`.
+    ///
+    /// # Errors
+    /// Both are set, or what is set cannot be read.
+    pub fn from_env(env: &Env) -> Result<Option<Self>, ConfigError> {
+        let invalid = |name: &str, value: String, e: &dyn std::fmt::Display| ConfigError::Invalid {
+            name: name.to_owned(),
+            value,
+            reason: e.to_string(),
+        };
+        match (env.non_empty("LOCAL_XDS_PATH"), env.non_empty("LOCAL_XDS")) {
+            (None, None) => Ok(None),
+            (Some(_), Some(_)) => Err(ConfigError::Conflict(
+                "LOCAL_XDS_PATH and LOCAL_XDS are both set; unset one of them".to_owned(),
+            )),
+            (Some(path), None) => LocalConfig::read(Path::new(&path))
+                .map(Some)
+                .map_err(|e| invalid("LOCAL_XDS_PATH", path, &e)),
+            (None, Some(text)) => LocalConfig::parse(&text)
+                .map(Some)
+                .map_err(|e| invalid("LOCAL_XDS", text, &e)),
+        }
+    }
+
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, FileError> {
         let text = std::fs::read_to_string(path).map_err(|source| FileError::Read {

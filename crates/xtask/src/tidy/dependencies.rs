@@ -18,6 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("transport", &["model", "runtime"]),
     ("proxy-core", &["wire", "transport"]),
     ("ztunnel", &["proxy-core"]),
+    ("l7", &["proxy-core"]),
     ("kube-api", &["model"]),
     ("translate", &["kube-api"]),
     ("charts", &["kube-api"]),
@@ -46,6 +47,7 @@ const NO_KUBERNETES: &[&str] = &[
     "transport",
     "proxy-core",
     "ztunnel",
+    "l7",
 ];
 
 pub(super) fn check(root: &Path) -> anyhow::Result<Vec<Violation>> {

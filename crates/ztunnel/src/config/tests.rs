@@ -18,7 +18,7 @@ fn defaults() {
     assert_eq!(&*c.cluster_id, "Kubernetes");
     assert_eq!(c.xds.unwrap().target.address(), "localhost:15012");
     assert_eq!(c.termination, Duration::from_secs(5));
-    assert_eq!(c.secret_ttl, Duration::from_secs(86_400));
+    assert_eq!(c.certificates.lifetime, Duration::from_secs(86_400));
     assert_eq!(
         (c.admin_port, c.stats_port, c.readiness_port),
         (15000, 15020, 15021)
@@ -58,7 +58,7 @@ fn in_a_cluster() {
     assert_eq!(c.termination, Duration::from_secs(25));
     assert_eq!(c.original_source, Transparent::Required);
     assert!(c.keepalive.is_none());
-    assert_eq!(&*c.ca.credentials.cluster_id, "c1");
+    assert_eq!(&*c.certificates.ca.credentials.cluster_id, "c1");
 }
 
 #[test]

@@ -1,0 +1,80 @@
+//! `/config_dump`: what this waypoint knows, for `istioctl` and for people.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ambit_model::route::{Action, Route};
+use ambit_proxy_core::dump;
+use ambit_runtime::build_info::build_info;
+use ambit_runtime::config::Effective;
+use ambit_runtime::http::{Router, reply};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::shared::Shared;
+
+/// The routes of a waypoint on the admin port, beside those of every process.
+pub(crate) fn routes(shared: Arc<Shared>, effective: Arc<BTreeMap<String, Effective>>) -> Router {
+    Router::new().get("/config_dump", move |_| {
+        let (shared, effective) = (shared.clone(), effective.clone());
+        async move {
+            let text = page(&shared, &effective);
+            reply(StatusCode::OK, "application/json", text)
+        }
+    })
+}
+
+fn page(shared: &Shared, effective: &BTreeMap<String, Effective>) -> String {
+    let mut page = dump::state(&shared.store.load());
+    let l7 = shared.l7.load();
+    let config = &shared.config;
+    let mut put = |key: &str, value: Value| page.insert(key.to_owned(), value);
+    put("version", json!(build_info()));
+    put("certificates", json!(shared.certificates.dump()));
+    put("effective", json!(effective));
+    put(
+        "gateway",
+        json!({
+            "name": config.gateway, "namespace": config.pod.namespace,
+            "service": config.service.to_string(), "identity": shared.identity.to_string(),
+        }),
+    );
+    put("routes", l7.routes().map(|route| of_route(route)).collect());
+    let policies = l7.all_policies().map(|policy| {
+        let attachments = policy.attachments.iter().map(|a| format!("{a:?}"));
+        json!({
+            "name": policy.name, "namespace": policy.namespace,
+            "action": format!("{:?}", policy.action), "dryRun": policy.dry_run,
+            "attachments": attachments.collect::<Vec<_>>(), "rules": policy.rules.len(),
+        })
+    });
+    put("accessPolicies", policies.collect());
+    dump::page(page)
+}
+
+fn of_route(route: &Route) -> Value {
+    let parents = route.parents.iter().map(|parent| match parent.port {
+        Some(port) => format!("{}:{port}", parent.service),
+        None => parent.service.to_string(),
+    });
+    let rules = route.rules.iter().map(|rule| {
+        let backends = match &rule.action {
+            Action::Forward(forward) => forward
+                .backends
+                .iter()
+                .map(|backend| {
+                    let target = backend.target.as_ref();
+                    let target = target.map(|t| format!("{}:{}", t.service, t.port));
+                    json!({"target": target, "weight": backend.weight})
+                })
+                .collect(),
+            Action::Redirect(redirect) => json!({"redirect": redirect.status}),
+            Action::Fail(reason) => json!({"fails": reason}),
+        };
+        json!({"name": rule.name, "matches": rule.matches.len(), "backends": backends})
+    });
+    json!({
+        "kind": route.kind.name(), "namespace": route.namespace, "name": route.name,
+        "parents": parents.collect::<Vec<_>>(), "rules": rules.collect::<Vec<_>>(),
+    })
+}

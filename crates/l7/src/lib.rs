@@ -1,0 +1,55 @@
+//! The HTTP engine and its role so far: waypoints.
+//!
+//! A node proxy opens a tunnel for a connection of its application ([`listener`]); the service that
+//! it is meant for decides what happens to it ([`dispatch`]). Requests go through the phases of
+//! [`phases`] in their order, to an endpoint of a backend ([`forward`]) over a pooled connection
+//! ([`upstream`]), and are recorded once, whatever their end ([`record`]). `docs/life-of-a-request.md`
+//! has the whole walk.
+
+mod admin;
+mod body;
+pub mod config;
+mod dispatch;
+mod failure;
+mod forward;
+mod listener;
+mod node;
+mod phases;
+mod record;
+mod serve;
+mod shared;
+mod sniff;
+mod state;
+mod tcp;
+mod upstream;
+
+use ambit_runtime::config::Env;
+use ambit_runtime::signals::Shutdown;
+use ambit_runtime::workers::Workers;
+use ambit_runtime::{log, process};
+use anyhow::Context;
+use tokio::runtime::Builder;
+
+use config::Config;
+
+/// Runs a waypoint, with its settings from the environment, until it is told to stop.
+pub fn run() -> anyhow::Result<()> {
+    let env = Env::process();
+    let options = log::Options::from_env(&env)?;
+    let _log = log::init(&options)?;
+    let config = Config::from_env(&env)?;
+    if let Err(e) = process::raise_open_file_limit() {
+        tracing::warn!("{e}");
+    }
+    let threads = Workers::start("worker", config.workers).context("cannot start the workers")?;
+    let control = Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start the control runtime")?;
+    control.block_on(async {
+        let shutdown = Shutdown::on_signals().context("cannot handle signals")?;
+        node::run(config, env.effective(), &threads, shutdown).await
+    })
+}

@@ -1,0 +1,227 @@
+//! The waypoint put together: what runs where, in which order it starts, and how it ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambit_model::Identity;
+use ambit_proto::type_url;
+use ambit_proxy_core::certs::CertificateManager;
+use ambit_proxy_core::metrics::{HttpTelemetry, Telemetry};
+use ambit_proxy_core::store::{self, Writer, handlers};
+use ambit_runtime::config::Effective;
+use ambit_runtime::http::{Router, Server, localhost, wildcard};
+use ambit_runtime::metrics::Registry;
+use ambit_runtime::ready::{Ready, Task};
+use ambit_runtime::signals::Shutdown;
+use ambit_runtime::workers::Workers;
+use ambit_runtime::{admin as pages, metrics as stats};
+use ambit_transport::hbone::pool::Pool as Tunnels;
+use ambit_transport::socket::{self, ListenOptions, Transparent};
+use ambit_wire::xds::client::{ClientOptions, node};
+use ambit_wire::xds::metrics::ClientMetrics;
+use anyhow::Context;
+use prost_types::value::Kind;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, HBONE};
+use crate::shared::{Shared, Worker};
+use crate::state::{PolicyHandler, RouteHandler, Store as L7Store};
+use crate::upstream::Pool;
+use crate::{admin, listener};
+
+/// How long connections that are ended by force may take for it.
+const FORCE: Duration = Duration::from_secs(2);
+/// How often connections are looked for that have waited too long.
+const SWEEP: Duration = Duration::from_secs(30);
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// Runs a waypoint until `shutdown`, and lets requests end.
+pub(crate) async fn run(
+    config: Config,
+    effective: BTreeMap<String, Effective>,
+    threads: &Workers,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let registry = Registry::new();
+    registry.add_build("proxy", env!("CARGO_PKG_VERSION"));
+    registry.add_process();
+    registry.add_tokio(&tokio::runtime::Handle::current());
+    let ready = Ready::new();
+    let state_ready = ready.task("configuration");
+    let certificate_ready = ready.task("certificate");
+
+    let (store, mut writer) = store::new(None);
+    if let Some(local) = &config.local {
+        writer.apply(local.changes()?);
+    }
+    let certificates = CertificateManager::start(config.certificates.source()?);
+    let shared = Arc::new(Shared {
+        store,
+        l7: L7Store::new(config.pod.namespace.clone(), config.gateway.clone()),
+        certificates,
+        identity: Identity {
+            trust_domain: config.trust_domain.clone(),
+            namespace: config.pod.namespace.clone(),
+            service_account: config.pod.service_account.clone(),
+        },
+        telemetry: Telemetry::register(&registry),
+        http: HttpTelemetry::register(&registry),
+        tasks: TaskTracker::new(),
+        draining: CancellationToken::new(),
+        end: CancellationToken::new(),
+        config,
+    });
+    let pages_end = CancellationToken::new();
+    let admin = admin::routes(shared.clone(), Arc::new(effective));
+    serve_pages(
+        &shared.config,
+        admin,
+        &registry,
+        ready,
+        &shutdown,
+        &pages_end,
+    )
+    .await?;
+    let workers = listen(&shared, threads)?;
+    let synced = discover(&shared, writer, &registry)?;
+    tokio::spawn(become_ready(
+        shared.clone(),
+        synced,
+        (state_ready, certificate_ready),
+    ));
+
+    shutdown.requested().await;
+    drain(&shared, &shutdown).await;
+    drop(workers);
+    pages_end.cancel();
+    Ok(())
+}
+
+/// One socket, which all workers accept from: a client that opens many connections reaches all.
+fn listen(shared: &Arc<Shared>, threads: &Workers) -> anyhow::Result<Vec<Arc<Worker>>> {
+    let options = ListenOptions {
+        backlog: BACKLOG,
+        reuse_port: false,
+        mark: None,
+        transparent: Transparent::Never,
+        ..ListenOptions::wildcard(HBONE, shared.config.ipv6)
+    };
+    let socket = socket::listen(&options)
+        .with_context(|| format!("cannot listen on port {HBONE}"))?
+        .listener;
+    socket.set_nonblocking(true)?;
+    let mut workers = Vec::new();
+    for handle in threads.handles() {
+        let worker = Arc::new(Worker {
+            shared: shared.clone(),
+            handle: handle.clone(),
+            tunnels: Tunnels::new(shared.config.pool),
+            pool: Pool::default(),
+        });
+        let accepting = listener::accept(worker.clone(), socket.try_clone()?);
+        shared.tasks.spawn_on(accepting, &worker.handle);
+        let (pool, end) = (worker.pool.clone(), shared.end.clone());
+        worker
+            .handle
+            .spawn(end.run_until_cancelled_owned(async move {
+                loop {
+                    tokio::time::sleep(SWEEP).await;
+                    pool.sweep();
+                }
+            }));
+        workers.push(worker);
+    }
+    Ok(workers)
+}
+
+async fn serve_pages(
+    config: &Config,
+    routes: Router,
+    registry: &Registry,
+    ready: Ready,
+    shutdown: &Shutdown,
+    end: &CancellationToken,
+) -> anyhow::Result<()> {
+    let routes = pages::with_index(pages::routes(shutdown.clone()).merge(routes), "waypoint");
+    let admin = Server::bind("admin", &localhost(config.admin_port, config.ipv6)).await?;
+    let metrics = Server::bind("stats", &wildcard(config.stats_port, config.ipv6)).await?;
+    let probe = Server::bind("readiness", &wildcard(config.readiness_port, config.ipv6)).await?;
+    admin.serve(routes, end.clone());
+    metrics.serve(stats::routes(registry.clone()), end.clone());
+    probe.serve(pages::readiness("/healthz/ready", ready), end.clone());
+    Ok(())
+}
+
+/// Follows the control plane. The result becomes true with the first complete state.
+fn discover(
+    shared: &Shared,
+    writer: Writer,
+    registry: &Registry,
+) -> anyhow::Result<watch::Receiver<bool>> {
+    let config = &shared.config;
+    let Some(server) = &config.xds else {
+        return Ok(watch::Sender::new(true).subscribe());
+    };
+    let text = |text: &str| prost_types::Value {
+        kind: Some(Kind::StringValue(text.to_owned())),
+    };
+    let fields = [
+        ("NAME", text(&config.pod.name)),
+        ("NAMESPACE", text(&config.pod.namespace)),
+        ("GATEWAY_NAME", text(&config.gateway)),
+        ("CLUSTER_ID", text(&config.cluster_id)),
+    ];
+    let fields = fields.map(|(key, value)| (key.to_owned(), value));
+    let options = ClientOptions {
+        target: server.target.clone(),
+        credentials: server.credentials.clone(),
+        node: node(config.node_id(), fields.into_iter().collect()),
+    };
+    let (addresses, _) = handlers(writer);
+    // Policies first, and routes, so that no service is served without what is said about it.
+    let client = ambit_wire::xds::Client::new(options, ClientMetrics::register(registry))
+        .watch(type_url::POLICY, PolicyHandler(shared.l7.clone()))
+        .watch(type_url::ROUTE, RouteHandler(shared.l7.clone()))
+        .watch(type_url::ADDRESS, addresses);
+    let synced = client.synced();
+    tokio::spawn(client.run());
+    Ok(synced)
+}
+
+/// Ready is who knows all there is to know, and can show who it is.
+async fn become_ready(shared: Arc<Shared>, mut synced: watch::Receiver<bool>, tasks: (Task, Task)) {
+    if synced.wait_for(|synced| *synced).await.is_err() {
+        return;
+    }
+    tasks.0.ready();
+    while let Err(e) = shared.certificates.certificate(&shared.identity).await {
+        tracing::warn!("{e}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    tasks.1.ready();
+    tracing::info!("waypoint {} is ready", shared.config.service);
+}
+
+/// Stops accepting, lets requests end until the deadline, and ends the rest.
+async fn drain(shared: &Shared, shutdown: &Shutdown) {
+    let deadline = shared.config.termination;
+    tracing::info!("draining connections for at most {deadline:?}");
+    shared.draining.cancel();
+    shared.tasks.close();
+    tokio::select! {
+        _ = shared.tasks.wait() => tracing::info!("all connections have ended"),
+        _ = tokio::time::sleep(deadline) => tracing::warn!("ending the remaining connections"),
+        _ = shutdown.immediate() => tracing::warn!("ending all connections at once"),
+    }
+    shared.end.cancel();
+    if tokio::time::timeout(FORCE, shared.tasks.wait())
+        .await
+        .is_err()
+    {
+        tracing::error!("connections failed to end in time");
+    }
+}

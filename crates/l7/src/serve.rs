@@ -1,0 +1,114 @@
+//! The requests of one connection.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::body::Watched;
+use crate::dispatch::Destination;
+use crate::phases;
+use crate::record::{Ended, Record};
+use crate::shared::{Client, Worker};
+use crate::sniff::Protocol;
+
+/// Longest time for the head of a request to come in.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest head of a request.
+const HEAD_LIMIT: usize = 64 * 1024;
+/// Most headers of a request.
+const HEADER_COUNT: usize = 200;
+/// Streams that a client may have open at once on one connection.
+const STREAMS: u32 = 100;
+/// Bytes of one stream that may come in before they are taken.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for all streams of a connection.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// Where requests come from, and where they are meant to go.
+#[derive(Clone)]
+pub(crate) struct Inbound {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) client: Arc<Client>,
+    pub(crate) destination: Arc<Destination>,
+    /// What the client dialled.
+    pub(crate) asked: SocketAddr,
+}
+
+/// Serves a connection to its end. A drain lets the requests that are there come to theirs.
+pub(crate) async fn connection<S>(inbound: Inbound, protocol: Protocol, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let draining = inbound.worker.shared.draining.clone();
+    let peer = inbound.client.address;
+    let service = service_fn(move |request| one(inbound.clone(), request));
+    let io = TokioIo::new(stream);
+    let served = match protocol {
+        Protocol::Http2 => {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_header_list_size(HEAD_LIMIT as u32);
+            let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+            tokio::select! {
+                served = connection.as_mut() => served,
+                _ = draining.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+        }
+        _ => {
+            let mut builder = http1::Builder::new();
+            builder
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_buf_size(HEAD_LIMIT)
+                .max_headers(HEADER_COUNT)
+                .half_close(true);
+            let connection = builder.serve_connection(io, service).with_upgrades();
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                served = connection.as_mut() => served,
+                _ = draining.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+        }
+    };
+    if let Err(e) = served {
+        tracing::debug!(%peer, "connection ended: {e}");
+    }
+}
+
+/// Answers one request, and records it.
+async fn one(
+    inbound: Inbound,
+    request: Request<Incoming>,
+) -> Result<Response<Watched<Ended>>, Infallible> {
+    let mut record = Record::begin(&inbound, &request);
+    let answered = phases::answer(&inbound, request, &mut record).await;
+    let (response, back) = match answered {
+        Ok(answered) => answered,
+        Err(failure) => {
+            record.failed(&failure);
+            (failure.response(record.is_grpc()), None)
+        }
+    };
+    let (parts, body) = response.into_parts();
+    record.answered(&parts);
+    let body = Watched::new(body, Ended::new(record, back));
+    Ok(Response::from_parts(parts, body))
+}

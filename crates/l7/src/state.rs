@@ -1,0 +1,232 @@
+//! Routes and policies, for readers that never wait.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use ambit_model::Text;
+use ambit_model::access::{AccessPolicy, Attachment};
+use ambit_model::route::{Route, Routes, Rules};
+use ambit_model::service::NamespacedHostname;
+use ambit_proto::l7;
+use ambit_wire::xds::{Handler, Received, Rejected};
+use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
+
+/// The class whose policies hold for every waypoint.
+const CLASS: &str = "istio-waypoint";
+
+/// What the control plane says about requests, beside workloads and services.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct L7State {
+    routes: Routes,
+    policies: Policies,
+}
+
+/// Policies by what they are attached to.
+#[derive(Clone, Debug, Default)]
+struct Policies {
+    all: BTreeMap<Text, Arc<AccessPolicy>>,
+    by_service: HashMap<NamespacedHostname, Vec<Arc<AccessPolicy>>>,
+    /// Those of the gateway and of its class.
+    everywhere: Vec<Arc<AccessPolicy>>,
+}
+
+impl L7State {
+    /// The rules for a port of a service, if it has routes.
+    pub(crate) fn rules(&self, service: &NamespacedHostname, port: u16) -> Option<&Arc<Rules>> {
+        self.routes.rules(service, port)
+    }
+
+    /// The policies for what is addressed to a service, or to no service.
+    pub(crate) fn policies<'a>(
+        &'a self,
+        service: Option<&NamespacedHostname>,
+    ) -> impl Iterator<Item = &'a AccessPolicy> + Clone {
+        let of_service = service.and_then(|service| self.policies.by_service.get(service));
+        let of_service = of_service.map(Vec::as_slice).unwrap_or_default();
+        of_service
+            .iter()
+            .chain(&self.policies.everywhere)
+            .map(Arc::as_ref)
+    }
+
+    /// All routes.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.all()
+    }
+
+    /// All policies.
+    pub(crate) fn all_policies(&self) -> impl Iterator<Item = &Arc<AccessPolicy>> {
+        self.policies.all.values()
+    }
+}
+
+impl Policies {
+    /// Makes the indexes anew. Policies are few, and change seldom.
+    fn index(&mut self, gateway: &(Text, Text)) {
+        self.by_service.clear();
+        self.everywhere.clear();
+        for policy in self.all.values() {
+            let is_ours = |attachment: &Attachment| match attachment {
+                Attachment::Gateway(namespace, name) => {
+                    (namespace, name) == (&gateway.0, &gateway.1)
+                }
+                Attachment::Class(name) => **name == *CLASS,
+                Attachment::Service(_) => false,
+            };
+            if policy.attachments.iter().any(is_ours) {
+                self.everywhere.push(policy.clone());
+                continue;
+            }
+            for attachment in &policy.attachments {
+                if let Attachment::Service(service) = attachment {
+                    let policies = self.by_service.entry(service.clone()).or_default();
+                    policies.push(policy.clone());
+                }
+            }
+        }
+    }
+}
+
+/// The state and its one writer. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Store(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    current: ArcSwap<L7State>,
+    /// Namespace and name of the own gateway.
+    gateway: (Text, Text),
+    writing: Mutex<()>,
+}
+
+impl Store {
+    /// An empty state for the waypoint of this gateway.
+    pub(crate) fn new(namespace: Text, gateway: Text) -> Self {
+        Self(Arc::new(Shared {
+            current: ArcSwap::default(),
+            gateway: (namespace, gateway),
+            writing: Mutex::new(()),
+        }))
+    }
+
+    /// The state as it is now. Drop it before the next await.
+    pub(crate) fn load(&self) -> Guard<Arc<L7State>> {
+        self.0.current.load()
+    }
+
+    /// Changes the state as a whole.
+    fn change(&self, change: impl FnOnce(&mut L7State)) {
+        let _writing = self.0.writing.lock();
+        let mut state = L7State::clone(&self.load());
+        change(&mut state);
+        self.0.current.store(Arc::new(state));
+    }
+}
+
+/// Takes routes.
+pub(crate) struct RouteHandler(pub(crate) Store);
+
+/// Takes policies.
+pub(crate) struct PolicyHandler(pub(crate) Store);
+
+impl Handler<l7::Route> for RouteHandler {
+    fn handle(&self, resources: Vec<Received<l7::Route>>, removed: Vec<String>) -> Vec<Rejected> {
+        let (routes, rejected) = converted::<_, Route>(resources);
+        self.0.change(|state| {
+            for route in routes {
+                state.routes.insert(Arc::new(route));
+            }
+            for key in removed {
+                state.routes.remove(&key.into());
+            }
+        });
+        rejected
+    }
+}
+
+impl Handler<l7::Policy> for PolicyHandler {
+    fn handle(&self, resources: Vec<Received<l7::Policy>>, removed: Vec<String>) -> Vec<Rejected> {
+        let (policies, rejected) = converted::<_, AccessPolicy>(resources);
+        self.0.change(|state| {
+            for policy in policies {
+                state.policies.all.insert(policy.key(), Arc::new(policy));
+            }
+            for key in removed {
+                state.policies.all.remove(&*key);
+            }
+            state.policies.index(&self.0.0.gateway);
+        });
+        rejected
+    }
+}
+
+/// What can be converted, and what cannot.
+fn converted<M, T>(resources: Vec<Received<M>>) -> (Vec<T>, Vec<Rejected>)
+where
+    T: TryFrom<M>,
+    T::Error: std::fmt::Display,
+{
+    let mut good = Vec::with_capacity(resources.len());
+    let mut rejected = Vec::new();
+    for resource in resources {
+        match T::try_from(resource.message) {
+            Ok(value) => good.push(value),
+            Err(reason) => rejected.push(Rejected {
+                name: resource.name,
+                reason: reason.to_string(),
+            }),
+        }
+    }
+    (good, rejected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ambit_model::access::{AccessRule, Action};
+
+    fn policy(name: &str, attachment: Attachment) -> Received<l7::Policy> {
+        let policy = AccessPolicy {
+            namespace: "shop".into(),
+            name: name.into(),
+            attachments: vec![attachment],
+            action: Action::Deny,
+            rules: vec![AccessRule::default()],
+            dry_run: false,
+            requires: Vec::new(),
+        };
+        Received {
+            name: policy.key(),
+            aliases: Vec::new(),
+            message: (&policy).into(),
+        }
+    }
+
+    #[test]
+    fn policies_are_found_by_what_they_are_attached_to() {
+        let store = Store::new("shop".into(), "waypoint".into());
+        let service = NamespacedHostname::new("shop", "cart");
+        PolicyHandler(store.clone()).handle(
+            vec![
+                policy("service", Attachment::Service(service.clone())),
+                policy(
+                    "mine",
+                    Attachment::Gateway("shop".into(), "waypoint".into()),
+                ),
+                policy("other", Attachment::Gateway("shop".into(), "other".into())),
+                policy("class", Attachment::Class("istio-waypoint".into())),
+            ],
+            vec![],
+        );
+        let names = |service: Option<&NamespacedHostname>| {
+            let state = store.load();
+            let names = state.policies(service).map(|p| p.name.to_string());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(names(Some(&service)), ["service", "class", "mine"]);
+        assert_eq!(names(None), ["class", "mine"]);
+        PolicyHandler(store.clone()).handle(vec![], vec!["shop/service".into()]);
+        assert_eq!(names(Some(&service)), ["class", "mine"]);
+    }
+}

@@ -1,0 +1,131 @@
+//! Connections that are not HTTP: policy by what is known of them, an endpoint, bytes both ways.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ambit_model::access;
+use ambit_model::route::Action;
+use ambit_proxy_core::metrics::Reporter;
+use ambit_proxy_core::record::{Connection, ConnectionRecord, Failure as Broken, Party};
+use ambit_transport::copy;
+use ambit_transport::hbone::Stream;
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+
+use crate::dispatch::Destination;
+use crate::failure::Failure;
+use crate::forward;
+use crate::phases::authorize;
+use crate::serve::Inbound;
+use crate::shared::{Client, Worker};
+use crate::upstream::{self, Endpoint, Io};
+
+/// Serves one connection to its end. `seen` is what was read of it already.
+pub(crate) async fn serve(
+    worker: &Arc<Worker>,
+    client: &Arc<Client>,
+    destination: &Arc<Destination>,
+    asked: SocketAddr,
+    seen: Bytes,
+    stream: Stream,
+) {
+    let start = Instant::now();
+    let inbound = Inbound {
+        worker: worker.clone(),
+        client: client.clone(),
+        destination: destination.clone(),
+        asked,
+    };
+    let chosen = authorized(&inbound).and_then(|()| choose(&inbound));
+    let endpoint = chosen.as_ref().ok();
+    let record = open(&inbound, endpoint.map(|(endpoint, _)| endpoint), start);
+    let result = match chosen {
+        Ok((endpoint, _)) => carry(&inbound, &endpoint, seen, stream, &record).await,
+        Err(failure) => Err(match failure {
+            Failure::Denied(reason) => Broken::denied(reason),
+            other => Broken::new(other.reason().unwrap_or(other.details())),
+        }),
+    };
+    record.finish(result);
+}
+
+fn authorized(inbound: &Inbound) -> Result<(), Failure> {
+    let state = inbound.worker.shared.l7.load();
+    let service = inbound.destination.service().map(|service| service.key());
+    let request = access::Request {
+        identity: inbound.client.identity.as_ref(),
+        source: inbound.client.address.ip(),
+        remote: inbound.client.address.ip(),
+        destination: inbound.asked,
+        sni: None,
+        http: None,
+    };
+    let policies = state.policies(service.as_ref());
+    authorize::verdict(access::decide(policies, &request))
+}
+
+/// The endpoint of the backend that a route draws, or of the service itself.
+fn choose(inbound: &Inbound) -> Result<(Endpoint, Destination), Failure> {
+    let route = {
+        let state = inbound.worker.shared.l7.load();
+        let service = inbound.destination.service().map(|service| service.key());
+        let rules = service.and_then(|s| state.rules(&s, inbound.destination.port()).cloned());
+        rules.and_then(|rules| Some(rules.for_connections()?.1.clone()))
+    };
+    let destination = match route.as_ref().map(|rule| &rule.action) {
+        Some(Action::Forward(forward)) => forward::draw_service(inbound, &forward.backends)?,
+        Some(_) => {
+            return Err(Failure::Misconfigured(
+                "the rule cannot be understood".into(),
+            ));
+        }
+        None => (*inbound.destination).clone(),
+    };
+    Ok((forward::choose(inbound, &destination)?, destination))
+}
+
+fn open(inbound: &Inbound, endpoint: Option<&Endpoint>, start: Instant) -> ConnectionRecord {
+    let client = &inbound.client;
+    let connection = Connection {
+        reporter: Reporter::Waypoint,
+        source_address: client.address,
+        destination_address: inbound.asked,
+        hbone_target: endpoint
+            .filter(|e| e.tunnel)
+            .map(|e| e.address.to_string().into()),
+        source: Party {
+            workload: client.workload.clone(),
+            baggage: client.baggage.clone(),
+            identity: client.identity.clone(),
+        },
+        destination: Party {
+            workload: endpoint.map(|e| e.workload.clone()),
+            baggage: None,
+            identity: endpoint.filter(|e| e.tunnel).map(|e| e.workload.identity()),
+        },
+        service: inbound.destination.service().cloned(),
+        mutual_tls: true,
+    };
+    ConnectionRecord::open(&inbound.worker.shared.telemetry, connection, start)
+}
+
+async fn carry(
+    inbound: &Inbound,
+    endpoint: &Endpoint,
+    seen: Bytes,
+    stream: Stream,
+    record: &ConnectionRecord,
+) -> Result<(), Broken> {
+    let connected = upstream::connect(&inbound.worker, endpoint).await;
+    let mut io = connected.map_err(|f| Broken::new(f.reason().unwrap_or(f.details())))?;
+    if !seen.is_empty() {
+        let sent = io.write_all(&seen).await;
+        sent.map_err(|e| Broken::new(format_args!("io error: {e}")))?;
+    }
+    let copied = match io {
+        Io::Tunnel(upstream) => copy::bidirectional(stream, *upstream, record.counters()).await,
+        Io::Plain(upstream) => copy::bidirectional(stream, upstream, record.counters()).await,
+    };
+    copied.map_err(|e| Broken::from(&e))
+}

@@ -1,0 +1,373 @@
+//! Connections to endpoints: opened, kept, and used again.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use ambit_model::{Identity, Text, Workload};
+use ambit_transport::hbone::client::{self, Dial};
+use ambit_transport::hbone::{Baggage, ConnectError, ConnectRequest, Stream, TraceParent};
+use ambit_transport::socket::{self, ConnectOptions};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::body::Watched;
+use crate::failure::Failure;
+use crate::record::Counted;
+use crate::shared::{CONNECT_TIMEOUT, Worker};
+
+/// Connections to one endpoint that may wait for requests.
+const IDLE: usize = 64;
+/// How long they may.
+const IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// The body of a request to a backend.
+pub(crate) type Sent = Watched<Counted>;
+
+/// Where a request is sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    /// The workload.
+    pub(crate) workload: Arc<Workload>,
+    /// Its address and port.
+    pub(crate) address: SocketAddr,
+    /// Who may answer, where there is a tunnel.
+    pub(crate) expected: Arc<[Identity]>,
+    /// It is reached through a tunnel.
+    pub(crate) tunnel: bool,
+}
+
+/// Which connections may share a tunnel: an address that another pod has taken over never gets the
+/// tunnel of its predecessor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TunnelKey {
+    expected: Arc<[Identity]>,
+    destination: SocketAddr,
+    uid: Text,
+}
+
+/// Which requests may share a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    uid: Text,
+    address: SocketAddr,
+    expected: Arc<[Identity]>,
+    tunnel: bool,
+}
+
+/// The connections of one worker.
+#[derive(Clone, Default)]
+pub(crate) struct Pool(Arc<Mutex<Connections>>);
+
+#[derive(Default)]
+struct Connections {
+    /// Those of HTTP/1 that wait, the last used one last.
+    waiting: HashMap<Key, Vec<(http1::SendRequest<Sent>, Instant)>>,
+    /// Those of HTTP/2, which requests share.
+    shared: HashMap<Key, http2::SendRequest<Sent>>,
+}
+
+/// A connection of HTTP/1 that is free once its response has been read.
+pub(crate) struct Back {
+    pool: Pool,
+    key: Key,
+    sender: http1::SendRequest<Sent>,
+}
+
+impl Back {
+    /// Gives it back.
+    pub(crate) fn give(self) {
+        let Self { pool, key, sender } = self;
+        if sender.is_closed() {
+            return;
+        }
+        let mut connections = pool.0.lock();
+        let waiting = connections.waiting.entry(key).or_default();
+        if waiting.len() < IDLE {
+            waiting.push((sender, Instant::now()));
+        }
+    }
+}
+
+/// Why a request has no answer.
+pub(crate) enum SendError {
+    /// It was not sent, and is here again.
+    NotSent(Box<Request<Sent>>, Failure),
+    /// It was sent, or may have been.
+    Failed(Failure),
+}
+
+/// An answer, and the connection that is free after it.
+pub(crate) type Answered = (Response<Incoming>, Option<Back>);
+
+/// Sends a request to an endpoint.
+pub(crate) async fn send(
+    worker: &Worker,
+    endpoint: &Endpoint,
+    over_http2: bool,
+    request: Request<Sent>,
+) -> Result<Answered, SendError> {
+    let key = Key {
+        uid: endpoint.workload.uid.clone(),
+        address: endpoint.address,
+        expected: endpoint.expected.clone(),
+        tunnel: endpoint.tunnel,
+    };
+    match over_http2 {
+        true => send_http2(worker, endpoint, key, request).await,
+        false => send_http1(worker, endpoint, key, request).await,
+    }
+}
+
+async fn send_http1(
+    worker: &Worker,
+    endpoint: &Endpoint,
+    key: Key,
+    mut request: Request<Sent>,
+) -> Result<Answered, SendError> {
+    // One that has waited may have been closed at the other end: then the request is here again.
+    while let Some(mut sender) = worker.pool.waiting(&key) {
+        if sender.ready().await.is_err() {
+            continue;
+        }
+        match sender.try_send_request(request).await {
+            Ok(response) => return Ok(answered(worker, key, sender, response)),
+            Err(mut e) => match e.take_message() {
+                Some(again) => request = again,
+                None => return Err(SendError::Failed(reset(&e.into_error()))),
+            },
+        }
+    }
+    let io = match connect(worker, endpoint).await {
+        Ok(io) => io,
+        Err(failure) => return Err(SendError::NotSent(Box::new(request), failure)),
+    };
+    let (mut sender, connection) = match http1::handshake(TokioIo::new(io)).await {
+        Ok(open) => open,
+        Err(e) => return Err(SendError::NotSent(Box::new(request), reset(&e))),
+    };
+    drive(async move { connection.with_upgrades().await });
+    match sender.try_send_request(request).await {
+        Ok(response) => Ok(answered(worker, key, sender, response)),
+        Err(mut e) => match e.take_message() {
+            Some(request) => {
+                let failure = reset(&e.into_error());
+                Err(SendError::NotSent(Box::new(request), failure))
+            }
+            None => Err(SendError::Failed(reset(&e.into_error()))),
+        },
+    }
+}
+
+fn answered(
+    worker: &Worker,
+    key: Key,
+    sender: http1::SendRequest<Sent>,
+    response: Response<Incoming>,
+) -> Answered {
+    let pool = worker.pool.clone();
+    (response, Some(Back { pool, key, sender }))
+}
+
+async fn send_http2(
+    worker: &Worker,
+    endpoint: &Endpoint,
+    key: Key,
+    mut request: Request<Sent>,
+) -> Result<Answered, SendError> {
+    if let Some(mut sender) = worker.pool.shared(&key) {
+        match sender.try_send_request(request).await {
+            Ok(response) => return Ok((response, None)),
+            Err(mut e) => match e.take_message() {
+                Some(again) => request = again,
+                None => return Err(SendError::Failed(reset(&e.into_error()))),
+            },
+        }
+    }
+    let io = match connect(worker, endpoint).await {
+        Ok(io) => io,
+        Err(failure) => return Err(SendError::NotSent(Box::new(request), failure)),
+    };
+    let opened = http2::Builder::new(TokioExecutor::new())
+        .handshake(TokioIo::new(io))
+        .await;
+    let (mut sender, connection) = match opened {
+        Ok(open) => open,
+        Err(e) => return Err(SendError::NotSent(Box::new(request), reset(&e))),
+    };
+    drive(connection);
+    worker.pool.0.lock().shared.insert(key, sender.clone());
+    match sender.try_send_request(request).await {
+        Ok(response) => Ok((response, None)),
+        Err(mut e) => match e.take_message() {
+            Some(request) => {
+                let failure = reset(&e.into_error());
+                Err(SendError::NotSent(Box::new(request), failure))
+            }
+            None => Err(SendError::Failed(reset(&e.into_error()))),
+        },
+    }
+}
+
+fn reset(e: &hyper::Error) -> Failure {
+    Failure::Reset(ambit_wire::error_chain(e))
+}
+
+/// Does a connection's work on the runtime of its worker.
+fn drive(connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
+    tokio::spawn(async move {
+        if let Err(e) = connection.await {
+            tracing::debug!("connection to an endpoint ended: {e}");
+        }
+    });
+}
+
+impl Pool {
+    fn waiting(&self, key: &Key) -> Option<http1::SendRequest<Sent>> {
+        let mut connections = self.0.lock();
+        let waiting = connections.waiting.get_mut(key)?;
+        let (sender, since) = waiting.pop()?;
+        let fresh = since.elapsed() < IDLE_TIME && !sender.is_closed();
+        if !fresh {
+            // Those before it have waited longer.
+            connections.waiting.remove(key);
+        }
+        fresh.then_some(sender)
+    }
+
+    fn shared(&self, key: &Key) -> Option<http2::SendRequest<Sent>> {
+        let mut connections = self.0.lock();
+        let sender = connections.shared.get(key)?;
+        if sender.is_closed() {
+            connections.shared.remove(key);
+            return None;
+        }
+        Some(sender.clone())
+    }
+
+    /// Lets connections go that have waited too long or have ended.
+    pub(crate) fn sweep(&self) {
+        let mut connections = self.0.lock();
+        connections.waiting.retain(|_, waiting| {
+            waiting.retain(|(sender, since)| since.elapsed() < IDLE_TIME && !sender.is_closed());
+            !waiting.is_empty()
+        });
+        connections.shared.retain(|_, sender| !sender.is_closed());
+    }
+}
+
+/// A connection to an endpoint.
+pub(crate) enum Io {
+    /// Through a tunnel.
+    Tunnel(Box<Stream>),
+    /// In plain text.
+    Plain(TcpStream),
+}
+
+/// Opens a connection to an endpoint: through a tunnel whose other end has shown that it is the
+/// endpoint, or in plain text where the endpoint has none.
+pub(crate) async fn connect(worker: &Worker, endpoint: &Endpoint) -> Result<Io, Failure> {
+    if !endpoint.tunnel {
+        let options = options();
+        let connected = socket::connect(None, endpoint.address, &options).await;
+        return match connected {
+            Ok(stream) => Ok(Io::Plain(stream)),
+            Err(e) => Err(Failure::Connect(e.to_string())),
+        };
+    }
+    tunnel(worker, endpoint)
+        .await
+        .map(|stream| Io::Tunnel(Box::new(stream)))
+        .map_err(|e| Failure::Connect(e.to_string()))
+}
+
+fn options() -> ConnectOptions {
+    ConnectOptions {
+        timeout: CONNECT_TIMEOUT,
+        ..ConnectOptions::default()
+    }
+}
+
+/// A stream on a tunnel to an endpoint.
+pub(crate) async fn tunnel(worker: &Worker, endpoint: &Endpoint) -> Result<Stream, ConnectError> {
+    let shared = &worker.shared;
+    let request = ConnectRequest {
+        authority: endpoint.address.to_string(),
+        baggage: Some(Baggage::from(&*shared.workload())),
+        traceparent: Some(TraceParent::random()),
+        ..ConnectRequest::default()
+    };
+    let key = TunnelKey {
+        expected: endpoint.expected.clone(),
+        destination: SocketAddr::new(endpoint.address.ip(), crate::config::HBONE),
+        uid: endpoint.workload.uid.clone(),
+    };
+    let dial = || {
+        let (shared, key) = (shared.clone(), key.clone());
+        async move {
+            let certificate = shared.certificates.certificate(&shared.identity).await;
+            let certificate =
+                certificate.map_err(|e| ConnectError::Identity(e.to_string().into()))?;
+            client::dial(Dial {
+                destination: key.destination,
+                netns: None,
+                socket: options(),
+                certificate,
+                expected: key.expected,
+                http2: shared.config.client.clone(),
+            })
+            .await
+        }
+    };
+    Ok(worker.tunnels.open(&key, dial, &request).await?.stream)
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tunnel(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tunnel(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tunnel(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tunnel(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
