@@ -15,8 +15,6 @@ pub(crate) enum Failure {
     Misconfigured(String),
     /// A policy refuses it.
     Denied(String),
-    /// The service that was asked about it refuses, or could not be asked.
-    DeniedExternally(StatusCode),
     /// There is no usable endpoint.
     NoEndpoint,
     /// No connection to the endpoint.
@@ -65,7 +63,6 @@ impl Failure {
                 "rbac_access_denied_matched_policy",
                 "RBAC: access denied",
             ),
-            Self::DeniedExternally(status) => told(*status, "UAEX", "ext_authz_denied", ""),
             Self::NoEndpoint => told(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "UH",
@@ -99,11 +96,6 @@ impl Failure {
                 "",
             ),
         }
-    }
-
-    /// The status that the client gets, where it does not speak gRPC.
-    pub(crate) fn status(&self) -> StatusCode {
-        self.told().status
     }
 
     /// As Envoy abbreviates it, for the log and the metrics.
@@ -222,10 +214,8 @@ mod tests {
             assert_eq!(failure.response(false).status(), status);
             assert_eq!(failure.flag(), flag);
             let call = failure.response(true);
-            assert_eq!(
-                (call.status(), &call.headers()["grpc-status"]),
-                (StatusCode::OK, &*grpc.to_string())
-            );
+            assert_eq!(call.status(), StatusCode::OK);
+            assert_eq!(call.headers()["grpc-status"], HeaderValue::from(grpc));
         }
     }
 }

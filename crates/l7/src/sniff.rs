@@ -151,7 +151,7 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn who_waits_for_the_server_is_not_http() {
         let (client, server) = tokio::io::duplex(64);
         let (protocol, _) = sniff(server, false).await.unwrap();

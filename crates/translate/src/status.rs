@@ -59,7 +59,7 @@ pub fn policy_condition(
             format!("{}; {}", first(), reached(reach)),
         ),
         Enforcement::Withheld => (ZTUNNEL_ACCEPTED, false, "UnsupportedValue", first()),
-        // It says nothing to node proxies; see `access_condition`.
+        // Node proxies do not get it; `access_condition` says what waypoints do.
         Enforcement::Waypoint => (ZTUNNEL_ACCEPTED, false, "UnsupportedValue", first()),
     };
     condition(type_, status, reason, message, generation)

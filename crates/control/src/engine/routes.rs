@@ -72,12 +72,11 @@ impl Engine {
 
 impl Tables {
     pub(super) fn translated(&self, facts: &RouteFacts) -> Translation {
-        let service = |key: &ObjectKey| self.services.get(key);
         let world = World {
             mesh: &self.mesh,
-            service: &service,
+            services: &self.services,
         };
-        routes::translate(&world, facts)
+        routes::translate(world, facts)
     }
 
     pub(super) fn derive_route(&self, key: &RouteKey) -> L7Change {

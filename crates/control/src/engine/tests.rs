@@ -32,8 +32,7 @@ impl World {
 
     fn service(&mut self, name: &str, spec: Value) -> Seen {
         let object = json!({"metadata": {"name": name, "namespace": "shop"}, "spec": spec});
-        let facts = ServiceFacts::of(&serde_json::from_value(object).unwrap());
-        self.apply(Change::Service(ObjectKey::new("shop", name), facts))
+        self.apply(service_change(name, object))
     }
 
     fn policy(&mut self, namespace: &str, name: &str, spec: Value) -> Seen {
@@ -41,7 +40,7 @@ impl World {
         let policy: AuthorizationPolicy = serde_json::from_value(object).unwrap();
         let observed = Observed {
             facts: PolicyFacts::of(&policy),
-            conditions: vec![],
+            status: vec![],
         };
         self.apply(Change::Policy(
             ObjectKey::new(namespace, name),
@@ -54,7 +53,7 @@ impl World {
         let peer: PeerAuthentication = serde_json::from_value(object).unwrap();
         let observed = Observed {
             facts: PeerFacts::of(&peer),
-            conditions: vec![],
+            status: vec![],
         };
         self.apply(Change::Peer(
             ObjectKey::new(namespace, name),
@@ -66,9 +65,25 @@ impl World {
         self.engine
             .take_statuses()
             .into_iter()
-            .map(|s| format!("{} {}", s.key, s.condition.message.unwrap()))
+            .map(|s| format!("{} {}", s.key, ours(s.subject).message.unwrap()))
             .collect()
     }
+}
+
+fn ours(subject: Subject) -> Condition {
+    match subject {
+        Subject::Condition { ours, .. } => ours.unwrap(),
+        other => panic!("not one condition: {other:?}"),
+    }
+}
+
+fn service_change(name: &str, object: Value) -> Change {
+    let facts = ServiceFacts::of(&serde_json::from_value(object).unwrap());
+    let observed = facts.map(|facts| Observed {
+        facts,
+        status: vec![],
+    });
+    Change::Service(ObjectKey::new("shop", name), observed)
 }
 
 fn pod(name: &str, extra: impl FnOnce(&mut Value)) -> Change {
@@ -131,7 +146,7 @@ fn nothing_comes_out_before_everything_was_seen() {
     });
     let output = engine.apply([pod("a", |_| {}), Change::Synced(Kind::Pod)]);
     assert!(output.addresses.is_empty() && !output.complete);
-    assert_eq!(engine.waiting_for().count(), 7);
+    assert_eq!(engine.waiting_for().count(), Kind::ALL.len() - 1);
     let output = engine.apply(Kind::ALL.map(Change::Synced));
     assert!(output.complete);
     assert_eq!(output.addresses.len(), 1);
@@ -423,7 +438,7 @@ fn a_status_that_is_there_is_not_written_again() {
     let policy: AuthorizationPolicy = serde_json::from_value(object).unwrap();
     let observed = Observed {
         facts: PolicyFacts::of(&policy),
-        conditions: vec![desired.condition],
+        status: vec![ours(desired.subject)],
     };
     let key = ObjectKey::new("shop", "p");
     world.apply(Change::Policy(key, Some(observed)));

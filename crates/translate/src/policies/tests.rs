@@ -325,11 +325,6 @@ fn what_is_not_sent() {
             Code::UnsupportedAction,
             Enforcement::Withheld,
         ),
-        (
-            json!({"targetRefs": [{"kind": "Service", "name": "cart"}]}),
-            Code::NeedsWaypoint,
-            Enforcement::Waypoint,
-        ),
     ] {
         let translation = translated(spec);
         assert_eq!(translation.authorization, None);
@@ -338,6 +333,12 @@ fn what_is_not_sent() {
             (vec![code], enforcement)
         );
     }
+    // Waypoints enforce it.
+    let targeted = translated(json!({"targetRefs": [{"kind": "Service", "name": "cart"}]}));
+    assert_eq!(
+        (targeted.authorization, targeted.enforcement),
+        (None, Enforcement::Waypoint)
+    );
 }
 
 #[test]

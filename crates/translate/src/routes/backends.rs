@@ -41,10 +41,7 @@ pub(super) fn key(backend: &BackendRef, own: &Text) -> ObjectKey {
 }
 
 /// Where a reference leads.
-pub(super) fn target(
-    context: &Context<'_, '_>,
-    backend: &BackendRef,
-) -> Result<Target, Unresolved> {
+pub(super) fn target(context: &Context<'_>, backend: &BackendRef) -> Result<Target, Unresolved> {
     if !is_service(backend) {
         let (group, kind) = backend.group_kind();
         let message = format!("a backend of the kind {kind} of {group:?} is not supported");
@@ -55,7 +52,7 @@ pub(super) fn target(
         let message = format!("backend {key} has no port");
         return Err(Unresolved::new("InvalidDestination", message));
     };
-    let Some(service) = (context.world.service)(&key) else {
+    let Some(service) = context.world.services.get(&key) else {
         return Err(Unresolved::new(
             "BackendNotFound",
             format!("backend {key} not found"),
@@ -72,7 +69,7 @@ pub(super) fn target(
 /// # Errors
 /// A filter of a backend cannot be understood, for this reason.
 pub(super) fn backends(
-    context: &Context<'_, '_>,
+    context: &Context<'_>,
     references: &[FilteredBackendRef],
     unresolved: &mut Vec<Unresolved>,
 ) -> Result<Vec<Backend>, Unresolved> {

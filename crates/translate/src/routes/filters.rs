@@ -27,7 +27,7 @@ fn part<'a, T>(filter: &Filter, part: &'a Option<T>) -> Result<&'a T, Unresolved
 /// # Errors
 /// One cannot be understood. Mirrors that lead nowhere are noted and left out.
 pub(super) fn of_rule(
-    context: &Context<'_, '_>,
+    context: &Context<'_>,
     filters: &[Filter],
     rule: &mut Rule,
     mut forward: Forward,
@@ -129,7 +129,7 @@ fn path(modifier: &PathModifier) -> Result<Replace, Unresolved> {
     }
 }
 
-fn mirror(context: &Context<'_, '_>, filter: &MirrorFilter) -> Result<Mirror, Unresolved> {
+fn mirror(context: &Context<'_>, filter: &MirrorFilter) -> Result<Mirror, Unresolved> {
     let (share, of) = match (&filter.fraction, filter.percent) {
         (Some(fraction), _) => (fraction.numerator, fraction.denominator.unwrap_or(100)),
         (None, Some(percent)) => (percent, 100),

@@ -7,7 +7,7 @@ use ambit_model::route::{Action, Forward, Match, PathMatch, Rule};
 use super::{Context, Unresolved, backends, filters, matches};
 
 pub(super) fn rules(
-    context: &Context<'_, '_>,
+    context: &Context<'_>,
     spec: &GrpcRouteSpec,
     unresolved: &mut Vec<Unresolved>,
 ) -> Vec<Rule> {
@@ -17,7 +17,7 @@ pub(super) fn rules(
         .collect()
 }
 
-fn one(context: &Context<'_, '_>, api: &GrpcRule, unresolved: &mut Vec<Unresolved>) -> Rule {
+fn one(context: &Context<'_>, api: &GrpcRule, unresolved: &mut Vec<Unresolved>) -> Rule {
     let mut rule = Rule {
         name: api.name.as_deref().unwrap_or_default().into(),
         ..Rule::default()
@@ -30,7 +30,7 @@ fn one(context: &Context<'_, '_>, api: &GrpcRule, unresolved: &mut Vec<Unresolve
 }
 
 fn fill(
-    context: &Context<'_, '_>,
+    context: &Context<'_>,
     api: &GrpcRule,
     rule: &mut Rule,
     unresolved: &mut Vec<Unresolved>,

@@ -7,7 +7,7 @@ use ambit_model::route::{Action, Forward, Match, PathMatch, Retry, Rule, TextMat
 use super::{Context, Unresolved, backends, filters, matches};
 
 pub(super) fn rules(
-    context: &Context<'_, '_>,
+    context: &Context<'_>,
     spec: &HttpRouteSpec,
     unresolved: &mut Vec<Unresolved>,
 ) -> Vec<Rule> {
@@ -17,7 +17,7 @@ pub(super) fn rules(
         .collect()
 }
 
-fn one(context: &Context<'_, '_>, api: &HttpRule, unresolved: &mut Vec<Unresolved>) -> Rule {
+fn one(context: &Context<'_>, api: &HttpRule, unresolved: &mut Vec<Unresolved>) -> Rule {
     let mut rule = Rule {
         name: api.name.as_deref().unwrap_or_default().into(),
         ..Rule::default()
@@ -31,7 +31,7 @@ fn one(context: &Context<'_, '_>, api: &HttpRule, unresolved: &mut Vec<Unresolve
 }
 
 fn fill(
-    context: &Context<'_, '_>,
+    context: &Context<'_>,
     api: &HttpRule,
     rule: &mut Rule,
     unresolved: &mut Vec<Unresolved>,

@@ -17,7 +17,7 @@ mod grpc;
 mod http;
 mod matches;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_kube_api::gateway_api::{
     GRPCRoute, GrpcRouteSpec, HTTPRoute, HttpRouteSpec, ParentReference,
@@ -80,12 +80,13 @@ pub struct Translation {
     pub unresolved: Vec<Unresolved>,
 }
 
-/// What a translation asks for.
+/// What a translation looks at.
+#[derive(Clone, Copy, Debug)]
 pub struct World<'a> {
     /// Settings of the mesh.
     pub mesh: &'a Mesh,
     /// Services.
-    pub service: &'a dyn Fn(&ObjectKey) -> Option<&'a ServiceFacts>,
+    pub services: &'a BTreeMap<ObjectKey, ServiceFacts>,
 }
 
 impl RouteFacts {
@@ -161,7 +162,7 @@ impl RouteFacts {
 }
 
 /// The route as it is sent, and what is to be said about it.
-pub fn translate(world: &World<'_>, facts: &RouteFacts) -> Translation {
+pub fn translate(world: World<'_>, facts: &RouteFacts) -> Translation {
     let mut unresolved = Vec::new();
     let context = Context {
         world,
@@ -202,9 +203,9 @@ pub fn translate(world: &World<'_>, facts: &RouteFacts) -> Translation {
 }
 
 /// Where a rule stands.
-struct Context<'c, 'w> {
-    world: &'c World<'w>,
-    namespace: &'c Text,
+struct Context<'a> {
+    world: World<'a>,
+    namespace: &'a Text,
 }
 
 #[cfg(test)]

@@ -24,17 +24,12 @@ fn facts(kind: &str, spec: Value) -> RouteFacts {
 
 fn with_services(facts: &RouteFacts) -> Translation {
     let services = ["reviews", "reviews-v1", "reviews-v2"].map(service);
-    let find = |key: &ObjectKey| services.iter().find(|s| s.key == *key);
-    // The services live as long as the call: what comes out owns what it says.
-    let find: &dyn Fn(&ObjectKey) -> Option<&ServiceFacts> = &find;
-    let mesh = Mesh::default();
-    translate(
-        &World {
-            mesh: &mesh,
-            service: find,
-        },
-        facts,
-    )
+    let services = services.map(|s| (s.key.clone(), s)).into();
+    let world = World {
+        mesh: &Mesh::default(),
+        services: &services,
+    };
+    translate(world, facts)
 }
 
 fn parent() -> Value {

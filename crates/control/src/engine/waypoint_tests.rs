@@ -1,0 +1,272 @@
+//! Waypoints, routes and policies for them: changes in, resources and statuses out.
+
+use super::*;
+use ambit_kube_api::gateway_api::{Gateway, HTTPRoute};
+use ambit_kube_api::{AuthorizationPolicy, status};
+use ambit_model::workload::GatewayDestination;
+use serde_json::{Value, json};
+
+fn engine() -> Engine {
+    let mut engine = Engine::new(Settings {
+        mesh: ambit_translate::Mesh::default(),
+        system_namespace: "istio-system".into(),
+        trusted_node_accounts: Vec::new(),
+    });
+    engine.apply(Kind::ALL.map(Change::Synced));
+    engine.apply([namespace(json!({"istio.io/use-waypoint": "waypoint"}))]);
+    engine
+}
+
+fn namespace(labels: Value) -> Change {
+    let object = json!({"metadata": {"name": "shop", "labels": labels}});
+    let facts = NamespaceFacts::of(&serde_json::from_value(object).unwrap());
+    Change::Namespace("shop".into(), Some(facts))
+}
+
+fn service(name: &str, labels: Value) -> Change {
+    let object = json!({
+        "metadata": {"name": name, "namespace": "shop", "labels": labels},
+        "spec": {"clusterIP": "10.96.0.5", "selector": {"app": name}, "ports": [{"name": "http", "port": 80}]}
+    });
+    let facts = ServiceFacts::of(&serde_json::from_value(object).unwrap()).unwrap();
+    let observed = Observed {
+        facts,
+        status: Vec::new(),
+    };
+    Change::Service(ObjectKey::new("shop", name), Some(observed))
+}
+
+fn gateway(status: Value) -> Change {
+    let object = json!({
+        "metadata": {"name": "waypoint", "namespace": "shop", "uid": "u"},
+        "spec": {
+            "gatewayClassName": "istio-waypoint",
+            "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}]
+        },
+        "status": status
+    });
+    let gateway: Gateway = serde_json::from_value(object).unwrap();
+    let observed = Observed {
+        facts: GatewayFacts::of(&gateway),
+        status: gateway.status.unwrap_or_default(),
+    };
+    Change::Gateway(ObjectKey::new("shop", "waypoint"), Some(observed))
+}
+
+fn ready() -> Value {
+    json!({"addresses": [{"type": "Hostname", "value": "waypoint.shop.svc.cluster.local"}]})
+}
+
+fn route(backend: &str) -> Change {
+    let object = json!({
+        "metadata": {"name": "r", "namespace": "shop", "generation": 1},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}],
+            "rules": [{"backendRefs": [{"name": backend, "port": 80}]}]
+        }
+    });
+    let route: HTTPRoute = serde_json::from_value(object).unwrap();
+    let observed = Observed {
+        facts: RouteFacts::http(&route),
+        status: route.status.unwrap_or_default(),
+    };
+    let key = ObjectKey::new("shop", "r");
+    Change::Route(Kind::HttpRoute, key, Some(observed))
+}
+
+/// The waypoint of the one service that came out, if it did.
+fn waypoint_of(output: &Output, name: &str) -> Option<Option<String>> {
+    output.addresses.iter().find_map(|change| match change {
+        AddressChange::Service(service) if *service.name == *name => {
+            let waypoint = service.waypoint.as_ref();
+            Some(waypoint.map(|w| match &w.destination {
+                GatewayDestination::Hostname(key) => key.to_string(),
+                GatewayDestination::Address(at) => at.address.to_string(),
+            }))
+        }
+        _ => None,
+    })
+}
+
+fn statuses(engine: &mut Engine) -> Vec<(String, Subject)> {
+    let statuses = engine.take_statuses().into_iter();
+    statuses
+        .map(|s| (format!("{} {}", s.kind.name(), s.key), s.subject))
+        .collect()
+}
+
+fn reason(subject: &Subject) -> String {
+    let reason = |c: &status::Condition| c.reason.clone().unwrap_or_default();
+    match subject {
+        Subject::Condition { ours, .. } => ours.as_ref().map_or("-".into(), reason),
+        Subject::Gateway { desired, .. } => desired
+            .conditions
+            .iter()
+            .map(reason)
+            .collect::<Vec<_>>()
+            .join(" "),
+        Subject::Route { desired, .. } => {
+            let conditions = desired.parents.iter().flat_map(|p| &p.conditions);
+            conditions.map(reason).collect::<Vec<_>>().join(" ")
+        }
+    }
+}
+
+#[test]
+fn a_service_is_bound_once_the_waypoint_is_ready() {
+    let mut engine = engine();
+    let output = engine.apply([service("reviews", json!({}))]);
+    assert_eq!(waypoint_of(&output, "reviews"), Some(None));
+    let said = statuses(&mut engine);
+    let of = |name: &str| {
+        said.iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, s)| reason(s))
+    };
+    assert_eq!(of("Service shop/reviews").unwrap(), "WaypointIsNotReady");
+
+    let output = engine.apply([gateway(json!({}))]);
+    assert!(output.gateways, "it is to be made");
+    assert_eq!(engine.waypoints().len(), 1);
+    assert_eq!(waypoint_of(&output, "reviews"), Some(None));
+    let output = engine.apply([gateway(ready())]);
+    let name = "shop/waypoint.shop.svc.cluster.local".to_owned();
+    assert_eq!(waypoint_of(&output, "reviews"), Some(Some(name)));
+    let said = statuses(&mut engine);
+    let of = |name: &str| {
+        said.iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, s)| reason(s))
+    };
+    assert_eq!(of("Service shop/reviews").unwrap(), "WaypointAccepted");
+
+    // The namespace asks for it no more.
+    let output = engine.apply([namespace(json!({}))]);
+    assert_eq!(waypoint_of(&output, "reviews"), Some(None));
+}
+
+#[test]
+fn what_a_waypoint_is_made_of_goes_through_none() {
+    let mut engine = engine();
+    engine.apply([gateway(ready())]);
+    let labels = json!({"gateway.istio.io/managed": "istio.io-mesh-controller"});
+    let output = engine.apply([service("waypoint", labels)]);
+    assert_eq!(waypoint_of(&output, "waypoint"), Some(None));
+    assert!(output.gateways);
+}
+
+#[test]
+fn a_waypoint_is_programmed_when_a_pod_is_ready() {
+    let mut engine = engine();
+    engine.apply([gateway(json!({}))]);
+    let of = |engine: &mut Engine| {
+        let said = statuses(engine);
+        let gateway = said
+            .into_iter()
+            .find(|(key, _)| key == "Gateway shop/waypoint");
+        gateway.map(|(_, subject)| subject)
+    };
+    assert_eq!(
+        reason(&of(&mut engine).unwrap()),
+        "Accepted AddressNotUsable ResolvedRefs"
+    );
+    let labels = json!({"gateway.istio.io/managed": "istio.io-mesh-controller"});
+    engine.apply([service("waypoint", labels), gateway(json!({}))]);
+    assert_eq!(
+        reason(&of(&mut engine).unwrap()),
+        "Accepted AddressNotAssigned ResolvedRefs"
+    );
+    let pod = json!({
+        "metadata": {
+            "name": "waypoint-1", "namespace": "shop", "uid": "p",
+            "labels": {"app": "waypoint", "gateway.networking.k8s.io/gateway-name": "waypoint"}
+        },
+        "spec": {"nodeName": "n"},
+        "status": {
+            "phase": "Running", "podIPs": [{"ip": "10.0.0.9"}],
+            "conditions": [{"type": "Ready", "status": "True"}]
+        }
+    });
+    let facts = PodFacts::of(&serde_json::from_value(pod).unwrap());
+    engine.apply([Change::Pod(
+        ObjectKey::new("shop", "waypoint-1"),
+        Some(facts),
+    )]);
+    let Some(Subject::Gateway { desired, .. }) = of(&mut engine) else {
+        panic!("no status of the gateway")
+    };
+    assert_eq!(desired.conditions[1].reason.as_deref(), Some("Programmed"));
+    let addresses: Vec<_> = desired.addresses.iter().map(|a| a.value.as_str()).collect();
+    assert_eq!(addresses, ["10.96.0.5", "waypoint.shop.svc.cluster.local"]);
+}
+
+#[test]
+fn a_route_is_sent_again_when_its_backend_appears() {
+    let mut engine = engine();
+    engine.apply([service("reviews", json!({}))]);
+    let sent = |output: &Output| {
+        let routes = output.l7.iter().filter_map(|change| match change {
+            L7Change::Route(route) => Some(route.clone()),
+            _ => None,
+        });
+        let routes: Vec<_> = routes.collect();
+        routes.first().map(|route| match &route.rules[0].action {
+            ambit_model::route::Action::Forward(f) => f.backends[0].target.is_some(),
+            other => panic!("{other:?}"),
+        })
+    };
+    assert_eq!(sent(&engine.apply([route("reviews-v2")])), Some(false));
+    let said = statuses(&mut engine);
+    let of_route = said
+        .iter()
+        .find(|(key, _)| key == "HTTPRoute shop/r")
+        .unwrap();
+    assert_eq!(
+        reason(&of_route.1),
+        "Accepted BackendNotFound ResolvedWaypoints"
+    );
+    let output = engine.apply([service("reviews-v2", json!({}))]);
+    assert_eq!(sent(&output), Some(true));
+    let said = statuses(&mut engine);
+    let of_route = said
+        .iter()
+        .find(|(key, _)| key == "HTTPRoute shop/r")
+        .unwrap();
+    assert_eq!(
+        reason(&of_route.1),
+        "Accepted ResolvedRefs ResolvedWaypoints"
+    );
+    // What has nothing to do with it touches nothing.
+    let output = engine.apply([service("details", json!({}))]);
+    assert_eq!(sent(&output), None);
+    let gone = Change::Route(Kind::HttpRoute, ObjectKey::new("shop", "r"), None);
+    let output = engine.apply([gone]);
+    assert!(matches!(&output.l7[..], [L7Change::RouteGone(name)] if &**name == "HTTPRoute/shop/r"));
+}
+
+#[test]
+fn a_policy_with_targets_goes_to_waypoints_alone() {
+    let mut engine = engine();
+    engine.apply([service("reviews", json!({})), gateway(ready())]);
+    let object = json!({
+        "metadata": {"name": "p", "namespace": "shop"},
+        "spec": {
+            "targetRefs": [{"kind": "Service", "name": "reviews"}, {"kind": "Service", "name": "gone"}],
+            "rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]
+        }
+    });
+    let policy: AuthorizationPolicy = serde_json::from_value(object).unwrap();
+    let observed = Observed {
+        facts: PolicyFacts::of(&policy),
+        status: Vec::new(),
+    };
+    let output = engine.apply([Change::Policy(ObjectKey::new("shop", "p"), Some(observed))]);
+    assert!(matches!(&output.policies[..], [PolicyChange::Gone(_)]));
+    assert!(matches!(&output.l7[..], [L7Change::Policy(policy)] if policy.attachments.len() == 2));
+    let said = statuses(&mut engine);
+    let of = said
+        .iter()
+        .find(|(key, _)| key == "AuthorizationPolicy shop/p")
+        .unwrap();
+    assert_eq!(reason(&of.1), "PartiallyInvalid");
+}
