@@ -127,6 +127,7 @@ impl Record {
             details = self.details,
             reason = self.reason.as_deref(),
             milliseconds = outcome.duration.as_millis(),
+            service = self.connection.service.as_ref().map(|service| &*service.hostname),
             "{} {}",
             self.method,
             self.path,

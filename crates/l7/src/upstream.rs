@@ -282,7 +282,7 @@ pub(crate) async fn connect(worker: &Worker, endpoint: &Endpoint) -> Result<Io, 
         let connected = socket::connect(None, endpoint.address, &options).await;
         return match connected {
             Ok(stream) => Ok(Io::Plain(stream)),
-            Err(e) => Err(Failure::Connect(e.to_string())),
+            Err(e) => Err(Failure::Connect(ambit_wire::error_chain(&e))),
         };
     }
     tunnel(worker, endpoint)
@@ -291,10 +291,11 @@ pub(crate) async fn connect(worker: &Worker, endpoint: &Endpoint) -> Result<Io, 
         .map_err(|e| Failure::Connect(e.to_string()))
 }
 
+/// Nothing captures what a waypoint sends, so that it needs no mark, nor the right to set one.
 fn options() -> ConnectOptions {
     ConnectOptions {
         timeout: CONNECT_TIMEOUT,
-        ..ConnectOptions::default()
+        ..ConnectOptions::unmarked()
     }
 }
 
