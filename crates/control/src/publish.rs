@@ -12,7 +12,7 @@ use prost::Message;
 use crate::engine::{AddressChange, L7Change, Output, PolicyChange};
 
 /// The types that are served. Policies carry no version: a client that comes back is sent all.
-const TYPES: [TypeOptions; 4] = [
+const TYPES: [TypeOptions; 5] = [
     TypeOptions {
         type_url: type_url::ADDRESS,
         versioned: true,
@@ -23,6 +23,10 @@ const TYPES: [TypeOptions; 4] = [
     },
     TypeOptions {
         type_url: type_url::POLICY,
+        versioned: true,
+    },
+    TypeOptions {
+        type_url: type_url::AUTHENTICATION,
         versioned: true,
     },
     TypeOptions {
@@ -62,12 +66,12 @@ pub fn publish(logs: &Logs, output: &Output) -> Published {
             remove: Vec::new(),
         },
     );
-    let (policies, routes): (Vec<_>, Vec<_>) = output
-        .l7
-        .iter()
-        .partition(|c| matches!(c, L7Change::Policy(_) | L7Change::PolicyGone(_)));
-    let l7 = publish(type_url::POLICY, batch(policies.into_iter().map(l7_change)))
-        + publish(type_url::ROUTE, batch(routes.into_iter().map(l7_change)));
+    let of_type = |url| {
+        let changes = output.l7.iter().filter(|change| type_of(change) == url);
+        batch(changes.map(l7_change))
+    };
+    let l7_types = [type_url::AUTHENTICATION, type_url::POLICY, type_url::ROUTE];
+    let l7 = l7_types.map(|url| publish(url, of_type(url))).iter().sum();
     let addresses = publish(type_url::ADDRESS, addresses);
     let gone = publish(
         type_url::AUTHORIZATION,
@@ -138,6 +142,14 @@ fn policy(change: &PolicyChange) -> Change {
     }
 }
 
+fn type_of(change: &L7Change) -> &'static str {
+    match change {
+        L7Change::Route(_) | L7Change::RouteGone(_) => type_url::ROUTE,
+        L7Change::Policy(_) | L7Change::PolicyGone(_) => type_url::POLICY,
+        L7Change::Authentication(_) | L7Change::AuthenticationGone(_) => type_url::AUTHENTICATION,
+    }
+}
+
 fn l7_change(change: &L7Change) -> Change {
     let resource = |name: Text, body| {
         let resource = Resource {
@@ -151,7 +163,13 @@ fn l7_change(change: &L7Change) -> Change {
     match change {
         L7Change::Route(route) => resource(route.key(), encode(&l7::Route::from(&**route))),
         L7Change::Policy(policy) => resource(policy.key(), encode(&l7::Policy::from(&**policy))),
-        L7Change::RouteGone(name) | L7Change::PolicyGone(name) => (name.clone(), None),
+        L7Change::Authentication(authentication) => {
+            let message = l7::Authentication::from(&**authentication);
+            resource(authentication.key(), encode(&message))
+        }
+        L7Change::RouteGone(name)
+        | L7Change::PolicyGone(name)
+        | L7Change::AuthenticationGone(name) => (name.clone(), None),
     }
 }
 

@@ -6,7 +6,7 @@ use ambit_kube_api::gateway_api::{
     GATEWAY_CONTROLLER, GRPCRoute, Gateway, GatewayClass, HTTPRoute,
 };
 use ambit_kube_api::status::Condition;
-use ambit_kube_api::{AuthorizationPolicy, PeerAuthentication, names};
+use ambit_kube_api::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication, names};
 use ambit_translate::ObjectKey;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::jiff::Timestamp;
@@ -91,6 +91,9 @@ impl StatusWriter {
         match status.kind {
             Kind::AuthorizationPolicy => self.namespaced::<AuthorizationPolicy>(status, body).await,
             Kind::PeerAuthentication => self.namespaced::<PeerAuthentication>(status, body).await,
+            Kind::RequestAuthentication => {
+                self.namespaced::<RequestAuthentication>(status, body).await
+            }
             Kind::Service => self.namespaced::<Service>(status, body).await,
             Kind::Gateway => self.namespaced::<Gateway>(status, body).await,
             Kind::HttpRoute => self.namespaced::<HTTPRoute>(status, body).await,
@@ -148,6 +151,7 @@ fn manager(status: &DesiredStatus) -> &'static str {
             names::WAYPOINT_POLICY_MANAGER
         }
         (Kind::AuthorizationPolicy | Kind::PeerAuthentication, _) => names::ZTUNNEL_POLICY_MANAGER,
+        (Kind::RequestAuthentication, _) => names::WAYPOINT_POLICY_MANAGER,
         (Kind::Service, _) => names::SERVICE_MANAGER,
         _ => GATEWAY_CONTROLLER,
     }
@@ -161,7 +165,10 @@ fn timed(subject: &Subject, kind: Kind, now: &str) -> Value {
             let mut ours: Vec<Condition> = ours.iter().cloned().collect();
             stamp(&mut ours, existing, now);
             // Others' conditions of our kinds are in one list that is written as a whole.
-            let as_a_whole = matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication);
+            let as_a_whole = matches!(
+                kind,
+                Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication
+            );
             let others = existing
                 .iter()
                 .filter(|c| as_a_whole && ours.iter().all(|ours| ours.type_ != c.type_));

@@ -21,7 +21,8 @@ use tokio::sync::mpsc;
 
 use ambit_kube_api::gateway_api::{GRPCRoute, Gateway, GatewayClass, HTTPRoute};
 use ambit_kube_api::status::{Condition, IstioStatus};
-use ambit_kube_api::{AuthorizationPolicy, PeerAuthentication, names};
+use ambit_kube_api::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication, names};
+use ambit_translate::authentications::AuthenticationFacts;
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::PolicyFacts;
 use ambit_translate::routes::RouteFacts;
@@ -74,6 +75,10 @@ pub fn start(
         watch(Kind::PeerAuthentication)
             .run(Api::<Guard<PeerAuthentication>>::all(client.clone()), any()),
     );
+    tokio::spawn(watch(Kind::RequestAuthentication).run(
+        Api::<Guard<RequestAuthentication>>::all(client.clone()),
+        any(),
+    ));
     tokio::spawn(
         watch(Kind::GatewayClass).run(Api::<Guard<GatewayClass>>::all(client.clone()), any()),
     );
@@ -188,6 +193,17 @@ impl Watched for ConfigMap {
     }
     fn removed(_: ObjectKey) -> Option<Change> {
         Some(Change::MeshConfig(MeshConfig::default()))
+    }
+}
+
+impl Watched for RequestAuthentication {
+    fn change(&self, key: ObjectKey) -> Option<Change> {
+        let facts = AuthenticationFacts::of(self);
+        let observed = observed(facts, self.status.as_ref());
+        Some(Change::Authentication(key, Some(observed)))
+    }
+    fn removed(key: ObjectKey) -> Option<Change> {
+        Some(Change::Authentication(key, None))
     }
 }
 

@@ -18,4 +18,5 @@ pub mod status;
 pub use client::{ClientError, ClientOptions, client};
 pub use security::{
     AuthorizationPolicy, AuthorizationPolicySpec, PeerAuthentication, PeerAuthenticationSpec,
+    RequestAuthentication, RequestAuthenticationSpec,
 };

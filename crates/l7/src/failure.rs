@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::body::Body;
+use crate::tokens::Refusal;
 
 /// Why a request was not answered by its backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub(crate) enum Failure {
     NoRoute,
     /// The rule cannot be understood, or its backend does not exist.
     Misconfigured(String),
+    /// Its token is not believed.
+    Unauthenticated(Refusal),
     /// A policy refuses it.
     Denied(String),
     /// There is no usable endpoint.
@@ -56,6 +59,12 @@ impl Failure {
                 "NC",
                 "direct_response",
                 "",
+            ),
+            Self::Unauthenticated(refusal) => told(
+                StatusCode::UNAUTHORIZED,
+                "-",
+                "jwt_authn_access_denied",
+                refusal.text(),
             ),
             Self::Denied(_) => told(
                 StatusCode::FORBIDDEN,
@@ -135,6 +144,12 @@ impl Failure {
             let plain = HeaderValue::from_static("text/plain");
             response.headers_mut().insert(header::CONTENT_TYPE, plain);
         }
+        if matches!(self, Self::Unauthenticated(_)) {
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, challenge);
+        }
         if matches!(self, Self::Malformed(_)) {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
@@ -205,6 +220,7 @@ mod tests {
             (Failure::Malformed("x"), 400, "DPE", 13),
             (Failure::NoRoute, 404, "NR", 12),
             (Failure::Misconfigured("x".into()), 500, "NC", 2),
+            (Failure::Unauthenticated(Refusal::Expired), 401, "-", 16),
             (Failure::Denied("x".into()), 403, "-", 7),
             (Failure::NoEndpoint, 503, "UH", 14),
             (Failure::Connect("x".into()), 503, "UF", 14),

@@ -21,6 +21,7 @@ mod shared;
 mod sniff;
 mod state;
 mod tcp;
+mod tokens;
 mod upstream;
 
 use ambit_runtime::config::Env;

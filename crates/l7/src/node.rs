@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, HBONE};
 use crate::shared::{Shared, Worker};
-use crate::state::{PolicyHandler, RouteHandler, Store as L7Store};
+use crate::state::{AuthenticationHandler, PolicyHandler, RouteHandler, Store as L7Store};
 use crate::upstream::Pool;
 use crate::{admin, listener};
 
@@ -184,6 +184,10 @@ fn discover(
     let (addresses, _) = handlers(writer);
     // Policies first, and routes, so that no service is served without what is said about it.
     let client = ambit_wire::xds::Client::new(options, ClientMetrics::register(registry))
+        .watch(
+            type_url::AUTHENTICATION,
+            AuthenticationHandler(shared.l7.clone()),
+        )
         .watch(type_url::POLICY, PolicyHandler(shared.l7.clone()))
         .watch(type_url::ROUTE, RouteHandler(shared.l7.clone()))
         .watch(type_url::ADDRESS, addresses);

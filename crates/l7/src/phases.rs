@@ -3,6 +3,7 @@
 //! A phase sees the request and what earlier ones have put into its [`Exchange`]; it lets the
 //! request go on, or answers it. None names another.
 
+pub(crate) mod authenticate;
 pub(crate) mod authorize;
 pub(crate) mod cors;
 pub(crate) mod headers;
@@ -10,6 +11,7 @@ pub(crate) mod mirror;
 pub(crate) mod normalize;
 pub(crate) mod upgrade;
 
+use ambit_model::access::Token;
 use ambit_model::route::{Action, Head, Redirect, Rule, location, rewrite};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
@@ -30,6 +32,8 @@ pub(crate) struct Exchange {
     pub(crate) path: String,
     /// What stands behind the question mark.
     pub(crate) query: Option<String>,
+    /// What the request's token says, if there was one and it is believed.
+    pub(crate) token: Option<Token>,
 }
 
 /// An answer for the client, and the connection that is free after it.
@@ -43,6 +47,7 @@ pub(crate) async fn answer(
 ) -> Result<Answered, Failure> {
     let (mut parts, body) = request.into_parts();
     let mut exchange = normalize::normalize(&mut parts)?;
+    authenticate::authenticate(inbound, &mut parts, &mut exchange)?;
     authorize::authorize(inbound, &parts, &exchange)?;
     let met = route(inbound, &parts, &exchange)?;
     let Some(met) = met else {

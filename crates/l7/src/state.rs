@@ -7,10 +7,13 @@ use ambit_model::Text;
 use ambit_model::access::{AccessPolicy, Attachment};
 use ambit_model::route::{Route, Routes, Rules};
 use ambit_model::service::NamespacedHostname;
+use ambit_model::token::Authentication;
 use ambit_proto::l7;
 use ambit_wire::xds::{Handler, Received, Rejected};
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
+
+use crate::tokens::Issuers;
 
 /// The class whose policies hold for every waypoint.
 const CLASS: &str = "istio-waypoint";
@@ -19,16 +22,44 @@ const CLASS: &str = "istio-waypoint";
 #[derive(Clone, Debug, Default)]
 pub(crate) struct L7State {
     routes: Routes,
-    policies: Policies,
+    policies: Attached<AccessPolicy>,
+    issuers: Attached<Issuers>,
 }
 
-/// Policies by what they are attached to.
-#[derive(Clone, Debug, Default)]
-struct Policies {
-    all: BTreeMap<Text, Arc<AccessPolicy>>,
-    by_service: HashMap<NamespacedHostname, Vec<Arc<AccessPolicy>>>,
+/// Objects by what they are attached to.
+#[derive(Clone, Debug)]
+struct Attached<T> {
+    all: BTreeMap<Text, Arc<T>>,
+    by_service: HashMap<NamespacedHostname, Vec<Arc<T>>>,
     /// Those of the gateway and of its class.
-    everywhere: Vec<Arc<AccessPolicy>>,
+    everywhere: Vec<Arc<T>>,
+}
+
+/// An object of the user that is attached to others.
+trait Attachable {
+    fn attachments(&self) -> &[Attachment];
+}
+
+impl Attachable for AccessPolicy {
+    fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+}
+
+impl Attachable for Issuers {
+    fn attachments(&self) -> &[Attachment] {
+        &self.authentication.attachments
+    }
+}
+
+impl<T> Default for Attached<T> {
+    fn default() -> Self {
+        Self {
+            all: BTreeMap::new(),
+            by_service: HashMap::new(),
+            everywhere: Vec::new(),
+        }
+    }
 }
 
 impl L7State {
@@ -42,12 +73,15 @@ impl L7State {
         &'a self,
         service: Option<&NamespacedHostname>,
     ) -> impl Iterator<Item = &'a AccessPolicy> + Clone {
-        let of_service = service.and_then(|service| self.policies.by_service.get(service));
-        let of_service = of_service.map(Vec::as_slice).unwrap_or_default();
-        of_service
-            .iter()
-            .chain(&self.policies.everywhere)
-            .map(Arc::as_ref)
+        self.policies.of(service)
+    }
+
+    /// The issuers of tokens for what is addressed to a service, or to no service.
+    pub(crate) fn issuers<'a>(
+        &'a self,
+        service: Option<&NamespacedHostname>,
+    ) -> impl Iterator<Item = &'a Issuers> + Clone {
+        self.issuers.of(service)
     }
 
     /// All routes.
@@ -61,12 +95,33 @@ impl L7State {
     }
 }
 
-impl Policies {
-    /// Makes the indexes anew. Policies are few, and change seldom.
+impl<T: Attachable> Attached<T> {
+    /// Those for what is addressed to a service, or to no service.
+    fn of<'a>(
+        &'a self,
+        service: Option<&NamespacedHostname>,
+    ) -> impl Iterator<Item = &'a T> + Clone + use<'a, T> {
+        let of_service = service.and_then(|service| self.by_service.get(service));
+        let of_service = of_service.map(Vec::as_slice).unwrap_or_default();
+        of_service.iter().chain(&self.everywhere).map(Arc::as_ref)
+    }
+
+    /// Takes objects in and out.
+    fn change(&mut self, set: Vec<(Text, T)>, removed: Vec<String>, gateway: &(Text, Text)) {
+        for (key, object) in set {
+            self.all.insert(key, Arc::new(object));
+        }
+        for key in removed {
+            self.all.remove(&*key);
+        }
+        self.index(gateway);
+    }
+
+    /// Makes the indexes anew. Such objects are few, and change seldom.
     fn index(&mut self, gateway: &(Text, Text)) {
         self.by_service.clear();
         self.everywhere.clear();
-        for policy in self.all.values() {
+        for object in self.all.values() {
             let is_ours = |attachment: &Attachment| match attachment {
                 Attachment::Gateway(namespace, name) => {
                     (namespace, name) == (&gateway.0, &gateway.1)
@@ -74,14 +129,14 @@ impl Policies {
                 Attachment::Class(name) => **name == *CLASS,
                 Attachment::Service(_) => false,
             };
-            if policy.attachments.iter().any(is_ours) {
-                self.everywhere.push(policy.clone());
+            if object.attachments().iter().any(is_ours) {
+                self.everywhere.push(object.clone());
                 continue;
             }
-            for attachment in &policy.attachments {
+            for attachment in object.attachments() {
                 if let Attachment::Service(service) = attachment {
-                    let policies = self.by_service.entry(service.clone()).or_default();
-                    policies.push(policy.clone());
+                    let objects = self.by_service.entry(service.clone()).or_default();
+                    objects.push(object.clone());
                 }
             }
         }
@@ -130,6 +185,9 @@ pub(crate) struct RouteHandler(pub(crate) Store);
 /// Takes policies.
 pub(crate) struct PolicyHandler(pub(crate) Store);
 
+/// Takes what is believed of tokens.
+pub(crate) struct AuthenticationHandler(pub(crate) Store);
+
 impl Handler<l7::Route> for RouteHandler {
     fn handle(&self, resources: Vec<Received<l7::Route>>, removed: Vec<String>) -> Vec<Rejected> {
         let (routes, rejected) = converted::<_, Route>(resources);
@@ -148,15 +206,30 @@ impl Handler<l7::Route> for RouteHandler {
 impl Handler<l7::Policy> for PolicyHandler {
     fn handle(&self, resources: Vec<Received<l7::Policy>>, removed: Vec<String>) -> Vec<Rejected> {
         let (policies, rejected) = converted::<_, AccessPolicy>(resources);
-        self.0.change(|state| {
-            for policy in policies {
-                state.policies.all.insert(policy.key(), Arc::new(policy));
-            }
-            for key in removed {
-                state.policies.all.remove(&*key);
-            }
-            state.policies.index(&self.0.0.gateway);
-        });
+        let policies = policies
+            .into_iter()
+            .map(|policy| (policy.key(), policy))
+            .collect();
+        let gateway = &self.0.0.gateway;
+        self.0
+            .change(|state| state.policies.change(policies, removed, gateway));
+        rejected
+    }
+}
+
+impl Handler<l7::Authentication> for AuthenticationHandler {
+    fn handle(
+        &self,
+        resources: Vec<Received<l7::Authentication>>,
+        removed: Vec<String>,
+    ) -> Vec<Rejected> {
+        let (objects, rejected) = converted::<_, Authentication>(resources);
+        let objects = objects
+            .into_iter()
+            .map(|object| (object.key(), Issuers::new(object)));
+        let (objects, gateway) = (objects.collect(), &self.0.0.gateway);
+        self.0
+            .change(|state| state.issuers.change(objects, removed, gateway));
         rejected
     }
 }

@@ -24,9 +24,9 @@ use crate::policy::{ServiceAccountMatch, StringMatch};
 use crate::service::NamespacedHostname;
 use crate::{Identity, Text};
 
-/// Features that this build enforces, beside what every proxy does. `jwt` (tokens) and `custom`
-/// (providers) are not among them yet: what asks for them is closed.
-pub const FEATURES: &[&str] = &[];
+/// Features that this build enforces, beside what every proxy does. `custom` (providers) is not
+/// among them yet: what asks for it is closed.
+pub const FEATURES: &[&str] = &["jwt"];
 
 /// What a matching policy does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -16,6 +16,7 @@ pub mod policy;
 pub mod route;
 pub mod service;
 pub mod state;
+pub mod token;
 pub mod waypoint;
 pub mod workload;
 

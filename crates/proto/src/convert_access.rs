@@ -47,7 +47,7 @@ impl TryFrom<pb::Policy> for AccessPolicy {
     }
 }
 
-fn attachment(m: pb::Attachment) -> Option<Attachment> {
+pub(crate) fn attachment(m: pb::Attachment) -> Option<Attachment> {
     use pb::attachment::Kind;
     Some(match m.kind? {
         Kind::Service(key) => Attachment::Service(service(Some(key))?),

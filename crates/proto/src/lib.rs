@@ -12,6 +12,7 @@ pub mod convert;
 mod convert_access;
 mod convert_policy;
 mod convert_route;
+mod convert_token;
 
 /// Workloads and services: package `istio.workload`.
 pub mod workload {
@@ -55,6 +56,8 @@ pub mod type_url {
     pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
     /// A route ([`crate::l7::Route`]).
     pub const ROUTE: &str = "type.googleapis.com/ambit.l7.v1.Route";
+    /// Which tokens are believed ([`crate::l7::Authentication`]).
+    pub const AUTHENTICATION: &str = "type.googleapis.com/ambit.l7.v1.Authentication";
     /// A policy where requests are seen ([`crate::l7::Policy`]).
     pub const POLICY: &str = "type.googleapis.com/ambit.l7.v1.Policy";
 }

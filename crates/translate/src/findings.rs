@@ -36,6 +36,8 @@ pub enum Code {
     NoWorkloads,
     /// A target that a policy cannot have.
     InvalidTarget,
+    /// An issuer of tokens without keys.
+    NoKeys,
     /// A `PeerAuthentication` with a selector in the root namespace.
     SelectorInRootNamespace,
     /// Port-level settings without a selector.
@@ -76,6 +78,7 @@ impl Code {
             Self::UnsupportedForm => 1013,
             Self::NoWorkloads => 1014,
             Self::InvalidTarget => 1015,
+            Self::NoKeys => 1016,
             Self::SelectorInRootNamespace => 1101,
             Self::PortsWithoutSelector => 1102,
             Self::OlderWins => 1103,
@@ -104,6 +107,7 @@ impl Code {
             | Self::DenyWithoutRules
             | Self::UnsupportedForm
             | Self::InvalidTarget
+            | Self::NoKeys
             | Self::SelectorInRootNamespace
             | Self::PortsWithoutSelector
             | Self::MeshConfigUnreadable
@@ -144,6 +148,9 @@ impl Code {
             Self::EmptyEntry => "name at least one attribute, or leave the whole list out",
             Self::DenyWithoutRules => "add a rule; a rule {} matches everything",
             Self::UnsupportedForm => "use an exact value, or a prefix such as td*",
+            Self::NoKeys => {
+                "give its keys as jwks; until then every token of the issuer is refused"
+            }
             Self::InvalidTarget => {
                 "name a Service or Gateway of the policy's namespace, or, in the root namespace, \
                  a GatewayClass"

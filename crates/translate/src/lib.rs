@@ -5,6 +5,7 @@
 //! facts. The control plane, the webhook and the command line all ask here, so that there is one
 //! answer. Nothing here does I/O, and nothing panics on any object.
 
+pub mod authentications;
 pub mod facts;
 pub mod findings;
 pub mod gateway_status;

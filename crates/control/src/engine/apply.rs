@@ -2,6 +2,7 @@
 
 use ambit_kube_api::labels;
 use ambit_model::Text;
+use ambit_translate::authentications::AuthenticationFacts;
 use ambit_translate::labels::selects;
 use ambit_translate::peer_authentication::{Level, PeerFacts};
 use ambit_translate::policies::{self, PolicyFacts};
@@ -11,7 +12,7 @@ use ambit_translate::{
     ServiceFacts, SliceFacts,
 };
 
-use super::tables::{PeerEntry, PolicyEntry, in_namespace};
+use super::tables::{AuthenticationEntry, PeerEntry, PolicyEntry, in_namespace};
 use super::{Change, Engine, Kind, Observed, Output};
 
 impl Engine {
@@ -24,6 +25,7 @@ impl Engine {
             Change::Slice(key, facts) => self.slice(key, facts),
             Change::Policy(key, observed) => self.policy(key, observed),
             Change::Peer(key, observed) => self.peer(key, observed),
+            Change::Authentication(key, observed) => self.authentication(key, observed),
             Change::Class(name, observed) => self.class(name, observed),
             Change::Gateway(key, observed) => self.gateway(key, observed),
             Change::Route(kind, key, observed) => self.route(kind, key, observed),
@@ -247,6 +249,24 @@ impl Engine {
         }
         self.dirty.static_strict = true;
         self.dirty.peers.insert(key);
+    }
+
+    fn authentication(&mut self, key: ObjectKey, observed: Option<Observed<AuthenticationFacts>>) {
+        self.stale_statuses
+            .object(Kind::RequestAuthentication, &key);
+        let new = observed.map(|Observed { facts, status }| AuthenticationEntry {
+            facts,
+            conditions: status,
+        });
+        let facts = new.as_ref().map(|entry| entry.facts.clone());
+        let table = &mut self.tables.authentications;
+        let old = match new {
+            Some(new) => table.insert(key.clone(), new),
+            None => table.remove(&key),
+        };
+        if old.map(|entry| entry.facts) != facts {
+            self.dirty.authentications.insert(key);
+        }
     }
 
     fn mark_peer(&mut self, facts: &PeerFacts) {

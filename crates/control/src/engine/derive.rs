@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ambit_model::Text;
+use ambit_translate::authentications;
 use ambit_translate::labels::selects;
 use ambit_translate::peer_authentication::{self as peers, Candidates};
 use ambit_translate::services::service;
@@ -55,6 +56,9 @@ impl Engine {
         }
         let access = dirty.policies.iter().map(|key| tables.derive_access(key));
         output.l7.extend(access);
+        let authentications = dirty.authentications.iter();
+        let authentications = authentications.map(|key| tables.derive_authentication(key));
+        output.l7.extend(authentications);
         let routes = dirty.routes.iter().map(|key| tables.derive_route(key));
         output.l7.extend(routes);
     }
@@ -67,6 +71,8 @@ impl Dirty {
         self.slices.extend(tables.slices.keys().cloned());
         self.policies.extend(tables.policies.keys().cloned());
         self.peers.extend(tables.peers.keys().cloned());
+        self.authentications
+            .extend(tables.authentications.keys().cloned());
         self.routes.extend(tables.routes.keys().cloned());
         self.static_strict = true;
     }
@@ -196,6 +202,18 @@ impl Tables {
         match entry.and_then(|entry| entry.access.as_ref()?.policy.clone()) {
             Some(policy) => L7Change::Policy(Box::new(policy)),
             None => L7Change::PolicyGone(key.text()),
+        }
+    }
+
+    fn derive_authentication(&self, key: &ObjectKey) -> L7Change {
+        let entry = self
+            .authentications
+            .get(key)
+            .filter(|e| self.is_active(key, &e.facts.labels));
+        let translated = entry.map(|e| authentications::translate(&self.mesh, &e.facts));
+        match translated.and_then(|translation| translation.authentication) {
+            Some(authentication) => L7Change::Authentication(Box::new(authentication)),
+            None => L7Change::AuthenticationGone(key.text()),
         }
     }
 

@@ -24,6 +24,8 @@ pub(super) struct Dirty {
     pub peers: BTreeSet<ObjectKey>,
     /// The policy that refuses plaintext.
     pub static_strict: bool,
+    /// What is believed of tokens.
+    pub authentications: BTreeSet<ObjectKey>,
     /// Routes.
     pub routes: BTreeSet<RouteKey>,
     /// Waypoints, or what they are made of.

@@ -23,7 +23,9 @@ use ambit_kube_api::status::Condition;
 use ambit_model::access::AccessPolicy;
 use ambit_model::policy::Authorization;
 use ambit_model::route::Route;
+use ambit_model::token::Authentication;
 use ambit_model::{Service, Text, Workload};
+use ambit_translate::authentications::AuthenticationFacts;
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::PolicyFacts;
 use ambit_translate::routes::RouteFacts;
@@ -59,6 +61,8 @@ pub enum Kind {
     AuthorizationPolicy,
     /// PeerAuthentications.
     PeerAuthentication,
+    /// RequestAuthentications.
+    RequestAuthentication,
     /// Classes of gateways.
     GatewayClass,
     /// Gateways.
@@ -73,7 +77,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Namespace,
         Kind::Node,
         Kind::Pod,
@@ -81,6 +85,7 @@ impl Kind {
         Kind::EndpointSlice,
         Kind::AuthorizationPolicy,
         Kind::PeerAuthentication,
+        Kind::RequestAuthentication,
         Kind::GatewayClass,
         Kind::Gateway,
         Kind::HttpRoute,
@@ -98,6 +103,7 @@ impl Kind {
             Kind::EndpointSlice => "EndpointSlice",
             Kind::AuthorizationPolicy => "AuthorizationPolicy",
             Kind::PeerAuthentication => "PeerAuthentication",
+            Kind::RequestAuthentication => "RequestAuthentication",
             Kind::GatewayClass => "GatewayClass",
             Kind::Gateway => "Gateway",
             Kind::HttpRoute => "HTTPRoute",
@@ -124,6 +130,8 @@ pub enum Change {
     Policy(ObjectKey, Option<Observed<PolicyFacts>>),
     /// A `PeerAuthentication`.
     Peer(ObjectKey, Option<Observed<PeerFacts>>),
+    /// A `RequestAuthentication`.
+    Authentication(ObjectKey, Option<Observed<AuthenticationFacts>>),
     /// A class of gateways, with its status.
     Class(Text, Option<Observed<ClassFacts>>),
     /// A gateway, with its status.
@@ -178,6 +186,10 @@ pub enum L7Change {
     Policy(Box<AccessPolicy>),
     /// The name of a policy that is gone.
     PolicyGone(Text),
+    /// Which tokens are believed.
+    Authentication(Box<Authentication>),
+    /// The name of such an object that is gone.
+    AuthenticationGone(Text),
 }
 
 /// What follows from a batch of changes.

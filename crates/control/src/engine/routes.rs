@@ -67,6 +67,10 @@ impl Engine {
         for (key, _) in attached {
             self.stale_statuses.object(Kind::AuthorizationPolicy, key);
         }
+        let tokens = self.tables.authentications.keys();
+        for key in tokens.filter(|key| key.namespace == service.namespace) {
+            self.stale_statuses.object(Kind::RequestAuthentication, key);
+        }
     }
 }
 

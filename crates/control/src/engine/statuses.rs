@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use ambit_kube_api::gateway_api::gateway::GatewayStatus;
 use ambit_kube_api::gateway_api::{self, GATEWAY_CONTROLLER, RouteStatus};
+use ambit_kube_api::selector::PolicyTargetReference;
 use ambit_kube_api::status::Condition;
 use ambit_model::Text;
 use ambit_translate::peer_authentication::{self as peers, Level, PeerFacts};
@@ -13,7 +14,7 @@ use ambit_translate::status::{
     Reach, TargetState, access_condition, bound_condition, peer_condition, policy_condition,
     unreadable_condition,
 };
-use ambit_translate::{ObjectKey, PodFacts, gateway_status};
+use ambit_translate::{ObjectKey, PodFacts, authentications, gateway_status};
 
 use super::query::is_covered;
 use super::routes::{kind_of, route_of};
@@ -131,6 +132,7 @@ impl Tables {
     fn stale_objects(&self, stale: &Stale) -> BTreeSet<(Kind, ObjectKey)> {
         let policy = |key: &ObjectKey| (Kind::AuthorizationPolicy, key.clone());
         let peer = |key: &ObjectKey| (Kind::PeerAuthentication, key.clone());
+        let token = |key: &ObjectKey| (Kind::RequestAuthentication, key.clone());
         if stale.everything {
             let classes = self
                 .classes
@@ -142,6 +144,7 @@ impl Tables {
                 .keys()
                 .map(policy)
                 .chain(self.peers.keys().map(peer))
+                .chain(self.authentications.keys().map(token))
                 .chain(self.services.keys().map(|key| (Kind::Service, key.clone())))
                 .chain(self.gateways.keys().map(|key| (Kind::Gateway, key.clone())))
                 .chain(classes.map(|key| (Kind::GatewayClass, key)))
@@ -153,6 +156,8 @@ impl Tables {
         for namespace in stale.namespaces.iter().chain(root) {
             objects.extend(in_namespace(&self.policies, namespace).map(|(key, _)| policy(key)));
             objects.extend(in_namespace(&self.peers, namespace).map(|(key, _)| peer(key)));
+            let tokens = in_namespace(&self.authentications, namespace);
+            objects.extend(tokens.map(|(key, _)| token(key)));
             let routes = self
                 .routes
                 .keys()
@@ -166,6 +171,7 @@ impl Tables {
         let subject = match kind {
             Kind::AuthorizationPolicy => self.of_policy(key)?,
             Kind::PeerAuthentication => self.of_peer(key)?,
+            Kind::RequestAuthentication => self.of_authentication(key)?,
             Kind::Service => self.of_service(key)?,
             Kind::GatewayClass => self.of_class(key)?,
             Kind::Gateway => self.of_gateway(key)?,
@@ -185,7 +191,8 @@ impl Tables {
         let generation = entry.facts.generation;
         let condition = match &entry.access {
             Some(access) => {
-                let targets: Vec<_> = self.targets(&entry.facts).collect();
+                let targets = self.targets(&key.namespace, entry.facts.targets());
+                let targets: Vec<_> = targets.collect();
                 access_condition(&targets, &access.findings, generation)
             }
             None => {
@@ -201,6 +208,22 @@ impl Tables {
         self.is_active(key, &entry.facts.labels).then_some(())?;
         let condition = self.peer_status(&entry.facts);
         self.unless_said(Kind::PeerAuthentication, key, condition, &entry.conditions)
+    }
+
+    fn of_authentication(&self, key: &ObjectKey) -> Option<Subject> {
+        let entry = self.authentications.get(key)?;
+        self.is_active(key, &entry.facts.labels).then_some(())?;
+        let targets: Vec<_> = self
+            .targets(&key.namespace, entry.facts.targets())
+            .collect();
+        let findings = authentications::translate(&self.mesh, &entry.facts).findings;
+        let condition = access_condition(&targets, &findings, entry.facts.generation);
+        self.unless_said(
+            Kind::RequestAuthentication,
+            key,
+            condition,
+            &entry.conditions,
+        )
     }
 
     /// Our condition, unless the object says it already.
@@ -289,9 +312,12 @@ impl Tables {
     }
 
     /// What became of the targets of a policy.
-    fn targets(&self, facts: &PolicyFacts) -> impl Iterator<Item = TargetState> {
-        let namespace = &facts.key.namespace;
-        facts.targets().map(move |target| {
+    fn targets<'a>(
+        &'a self,
+        namespace: &'a Text,
+        targets: impl Iterator<Item = &'a PolicyTargetReference>,
+    ) -> impl Iterator<Item = TargetState> {
+        targets.map(move |target| {
             let key = ObjectKey::new(namespace.clone(), target.name.as_str());
             match (target.group.as_str(), target.kind.as_str()) {
                 ("" | "core", "Service") => self.service_target(&key),

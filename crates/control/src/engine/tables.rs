@@ -8,6 +8,7 @@ use ambit_kube_api::gateway_api::gateway::GatewayStatus;
 use ambit_kube_api::status::Condition;
 use ambit_model::Text;
 use ambit_model::route::RouteKind;
+use ambit_translate::authentications::AuthenticationFacts;
 use ambit_translate::labels::selects;
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::{AccessTranslation, PolicyFacts, Translation};
@@ -38,6 +39,13 @@ pub(super) struct PolicyEntry {
     pub conditions: Vec<Condition>,
     pub translation: Translation,
     pub access: Option<AccessTranslation>,
+}
+
+/// A `RequestAuthentication`.
+#[derive(Debug)]
+pub(super) struct AuthenticationEntry {
+    pub facts: AuthenticationFacts,
+    pub conditions: Vec<Condition>,
 }
 
 /// A gateway.
@@ -84,6 +92,7 @@ pub(super) struct Tables {
     pub slices: BTreeMap<ObjectKey, SliceFacts>,
     pub policies: BTreeMap<ObjectKey, PolicyEntry>,
     pub peers: BTreeMap<ObjectKey, PeerEntry>,
+    pub authentications: BTreeMap<ObjectKey, AuthenticationEntry>,
     pub classes: BTreeMap<Text, ClassEntry>,
     pub gateways: BTreeMap<ObjectKey, GatewayEntry>,
     pub routes: BTreeMap<RouteKey, RouteEntry>,
@@ -111,6 +120,7 @@ impl Tables {
             slices: BTreeMap::new(),
             policies: BTreeMap::new(),
             peers: BTreeMap::new(),
+            authentications: BTreeMap::new(),
             classes: BTreeMap::new(),
             gateways: BTreeMap::new(),
             routes: BTreeMap::new(),

@@ -110,7 +110,7 @@ impl Definition {
             name: name.to_owned(),
             served: true,
             storage: self.versions.first() == Some(&name),
-            additional_printer_columns: Some(columns.collect()),
+            additional_printer_columns: (!self.columns.is_empty()).then(|| columns.collect()),
             schema: Some(CustomResourceValidation {
                 open_api_v3_schema: Some(schema.clone()),
             }),

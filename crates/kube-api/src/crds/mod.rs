@@ -13,6 +13,7 @@ use crate::gateway_api::{
 };
 use crate::security::{
     AuthorizationPolicy, AuthorizationPolicySpec, PeerAuthentication, PeerAuthenticationSpec,
+    RequestAuthentication, RequestAuthenticationSpec,
 };
 use definition::{AGE, Definition, GatewayDefinition};
 
@@ -69,11 +70,21 @@ const PEER_AUTHENTICATION: Definition = Definition {
     versions: &["v1", "v1beta1"],
 };
 
+const REQUEST_AUTHENTICATION: Definition = Definition {
+    description: "Which tokens of requests are believed.",
+    short_name: "ra",
+    category: "security-istio-io",
+    component: "security",
+    columns: &[],
+    versions: &["v1", "v1beta1"],
+};
+
 /// All definitions, in the order of their names.
 pub fn all() -> Result<Vec<CustomResourceDefinition>, CrdError> {
     Ok(vec![
         AUTHORIZATION_POLICY.build::<AuthorizationPolicy, AuthorizationPolicySpec>()?,
         PEER_AUTHENTICATION.build::<PeerAuthentication, PeerAuthenticationSpec>()?,
+        REQUEST_AUTHENTICATION.build::<RequestAuthentication, RequestAuthenticationSpec>()?,
     ])
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn authorize(
         authority: &exchange.authority,
         path: &exchange.path,
         headers: &headers,
-        token: None,
+        token: exchange.token.as_ref(),
     };
     let client = &inbound.client;
     let request = access::Request {

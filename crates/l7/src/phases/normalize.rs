@@ -25,6 +25,7 @@ pub(crate) fn normalize(parts: &mut Parts) -> Result<Exchange, Failure> {
         authority,
         path,
         query: parts.uri.query().map(str::to_owned),
+        token: None,
     })
 }
 

@@ -16,7 +16,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::init::INIT_ARGUMENT;
 use super::init::spec::InitSpec;
@@ -177,6 +177,10 @@ pub(crate) struct Started {
 
 /// Starts what the specification says. Returns when the final program runs.
 ///
+/// A caller may give up at any time: the start goes on by itself, and what comes of it is killed.
+/// A child that nobody knows of would never be reaped, and its pod could not end: the first process
+/// of a PID namespace waits for all others.
+///
 /// # Errors
 /// [`ProcessError::Setup`] carries the step that failed inside the helper.
 pub(crate) async fn start(
@@ -184,6 +188,20 @@ pub(crate) async fn start(
     spec: &InitSpec,
     stdio: Stdio,
 ) -> Result<Started, ProcessError> {
+    let text = serde_json::to_vec(spec).map_err(io::Error::from)?;
+    let program = program.to_path_buf();
+    let (result, wanted) = oneshot::channel();
+    tokio::spawn(async move {
+        let launched = launch(&program, &text, stdio).await;
+        if let Err(Ok(unwanted)) = result.send(launched) {
+            unwanted.process.signal(libc::SIGKILL);
+        }
+    });
+    let ended = |_| Err(ProcessError::Setup("the kubelet is ending".to_owned()));
+    wanted.await.unwrap_or_else(ended)
+}
+
+async fn launch(program: &Path, spec: &[u8], stdio: Stdio) -> Result<Started, ProcessError> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let mut channel = UnixStream::from_std(ours)?;
@@ -233,10 +251,9 @@ pub(crate) async fn start(
 }
 
 /// Sends the specification and reads the report until the final program has been started.
-async fn converse(channel: &mut UnixStream, spec: &InitSpec) -> Result<String, ProcessError> {
-    let text = serde_json::to_vec(spec).map_err(io::Error::from)?;
+async fn converse(channel: &mut UnixStream, spec: &[u8]) -> Result<String, ProcessError> {
     // A helper that died early shows in its report, not in a broken pipe here.
-    let _ = channel.write_all(&text).await;
+    let _ = channel.write_all(spec).await;
     let _ = channel.shutdown().await;
     let mut report = String::new();
     channel.read_to_string(&mut report).await?;

@@ -41,7 +41,8 @@ pub fn translate(mesh: &Mesh, facts: &PolicyFacts) -> Option<AccessTranslation> 
         allow: matches!(spec.action, None | Some(ApiAction::Allow)),
         findings: Vec::new(),
     };
-    let attachments = reader.attachments(mesh, facts);
+    let own = &facts.key.namespace;
+    let attachments = attachments(mesh, own, facts.targets(), &mut reader.findings);
     let action = match spec.action.unwrap_or_default() {
         ApiAction::Allow => Action::Allow,
         ApiAction::Deny => Action::Deny,
@@ -79,6 +80,52 @@ impl PolicyFacts {
     }
 }
 
+/// What a policy of this namespace is attached to; targets that cannot be are found.
+pub(crate) fn attachments<'a>(
+    mesh: &Mesh,
+    namespace: &Text,
+    targets: impl Iterator<Item = &'a PolicyTargetReference>,
+    findings: &mut Vec<Finding>,
+) -> Vec<Attachment> {
+    let mut attachments = Vec::new();
+    for target in targets {
+        let name = target.name.as_str();
+        let attachment = match (target.group.as_str(), target.kind.as_str()) {
+            ("" | "core", "Service") => Attachment::Service(NamespacedHostname {
+                namespace: namespace.clone(),
+                hostname: mesh.hostname(namespace, name),
+            }),
+            (gateway_api::GROUP, "Gateway") => Attachment::Gateway(namespace.clone(), name.into()),
+            (gateway_api::GROUP, "GatewayClass") if *namespace == mesh.root_namespace => {
+                Attachment::Class(name.into())
+            }
+            (gateway_api::GROUP, "GatewayClass") => {
+                let message = format!(
+                    "only policies of the root namespace {} reach a GatewayClass",
+                    mesh.root_namespace
+                );
+                findings.push(Finding::new(
+                    Code::InvalidTarget,
+                    "spec.targetRefs",
+                    message,
+                ));
+                continue;
+            }
+            (group, kind) => {
+                let message = format!("{kind} of {group:?} is no target of a policy");
+                findings.push(Finding::new(
+                    Code::InvalidTarget,
+                    "spec.targetRefs",
+                    message,
+                ));
+                continue;
+            }
+        };
+        attachments.push(attachment);
+    }
+    attachments
+}
+
 struct Reader<'a> {
     namespace: &'a Text,
     allow: bool,
@@ -86,40 +133,6 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn attachments(&mut self, mesh: &Mesh, facts: &PolicyFacts) -> Vec<Attachment> {
-        let mut attachments = Vec::new();
-        for target in facts.targets() {
-            let name = target.name.as_str();
-            let attachment = match (target.group.as_str(), target.kind.as_str()) {
-                ("" | "core", "Service") => Attachment::Service(NamespacedHostname {
-                    namespace: self.namespace.clone(),
-                    hostname: mesh.hostname(self.namespace, name),
-                }),
-                (gateway_api::GROUP, "Gateway") => {
-                    Attachment::Gateway(self.namespace.clone(), name.into())
-                }
-                (gateway_api::GROUP, "GatewayClass") if *self.namespace == mesh.root_namespace => {
-                    Attachment::Class(name.into())
-                }
-                (gateway_api::GROUP, "GatewayClass") => {
-                    let message = format!(
-                        "only policies of the root namespace {} reach a GatewayClass",
-                        mesh.root_namespace
-                    );
-                    self.finding(Code::InvalidTarget, "spec.targetRefs", message);
-                    continue;
-                }
-                (group, kind) => {
-                    let message = format!("{kind} of {group:?} is no target of a policy");
-                    self.finding(Code::InvalidTarget, "spec.targetRefs", message);
-                    continue;
-                }
-            };
-            attachments.push(attachment);
-        }
-        attachments
-    }
-
     fn rule(&mut self, index: usize, rule: &Rule) -> AccessRule {
         let path = format!("spec.rules[{index}]");
         let mut read = AccessRule {

@@ -19,6 +19,7 @@ mod entry;
 mod rule;
 mod values;
 
+pub(crate) use access::attachments;
 pub use access::{AccessTranslation, translate as access};
 
 use std::collections::BTreeSet;

@@ -113,12 +113,18 @@ fn dispatch(spec: InitSpec, channel: &mut UnixStream) -> Result<(), InitError> {
 /// Writes a failure for the kubelet. The line form keeps the protocol readable in a trace.
 fn report(channel: &mut UnixStream, error: &InitError) {
     let text = error.to_string().replace('\n', " ");
-    let _ = writeln!(channel, "error {text}");
+    let _ = write_line(channel, &format!("error {text}"));
+}
+
+/// Writes a line at once: helper and child share the channel, and a line of the one within a line of
+/// the other would be lost, and with a lost id a process that nobody reaps.
+fn write_line(channel: &mut impl Write, line: &str) -> std::io::Result<()> {
+    channel.write_all(format!("{line}\n").as_bytes())
 }
 
 /// Tells the kubelet the process id (in the kubelet's PID namespace) of the final process.
 fn announce(channel: &mut UnixStream, pid: libc::pid_t) -> Result<(), InitError> {
-    writeln!(channel, "pid {pid}").step("report process id")
+    write_line(channel, &format!("pid {pid}")).step("report process id")
 }
 
 /// Runs `body` in a new child of the kubelet and reports the child's process id. In the child this
@@ -135,5 +141,31 @@ fn clone_child(
             report(channel, &error);
             std::process::exit(FAILURE);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keeps what each call writes.
+    struct Calls(Vec<Vec<u8>>);
+
+    impl Write for Calls {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.push(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_write() {
+        let mut calls = Calls(Vec::new());
+        write_line(&mut calls, "error a b c").unwrap();
+        assert_eq!(calls.0, [b"error a b c\n".to_vec()]);
     }
 }
