@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Path, Request};
+use axum::extract::{ConnectInfo, Path, Query, Request};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -36,6 +36,7 @@ pub fn router() -> Router {
         )
         .route("/user-agent", get(user_agent))
         .route("/status/{code}", any(status))
+        .route("/unstable", any(unstable))
         .route("/delay/{seconds}", any(delay))
         .route("/bytes/{count}", get(random_bytes))
         .route("/", get(|| async { "httpbin\n" }))
@@ -122,6 +123,20 @@ async fn status(Path(code): Path<u16>) -> StatusCode {
     match StatusCode::from_u16(code) {
         Ok(status) if code >= 200 => status,
         _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// How often `/unstable` fails.
+#[derive(serde::Deserialize)]
+struct Unstable {
+    failure_rate: Option<f64>,
+}
+
+/// Fails with 500 now and then: every other time unless `failure_rate` says otherwise.
+async fn unstable(Query(Unstable { failure_rate }): Query<Unstable>) -> StatusCode {
+    match rand::random::<f64>() < failure_rate.unwrap_or(0.5) {
+        true => StatusCode::INTERNAL_SERVER_ERROR,
+        false => StatusCode::OK,
     }
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context, ensure};
 mod link;
 mod shell;
 mod steps;
+mod waypoint;
 
 use shell::Shell;
 

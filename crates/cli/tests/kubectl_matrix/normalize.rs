@@ -21,6 +21,8 @@ const PATTERNS: &[(&str, &str)] = &[
     (r"\[::1\]:\d+", "ADDRESS"),
     (r"127.0.0.1:\d+", "ADDRESS"),
     (r#"resourceVersion"?: "\d+""#, "resourceVersion: VERSION"),
+    // In a JSON text within a JSON text.
+    (r#"(resourceVersion\\":\\")\d+"#, "${1}VERSION"),
     (r":3\d{4}/", ":NODEPORT/"),
     // Of templates and of pods: letters and digits that make no words.
     (r"-[bcdfghjklmnpqrstvwxz2456789]{8,10}\b", "-HASH"),

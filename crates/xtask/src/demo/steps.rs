@@ -3,7 +3,7 @@
 use anyhow::{Context, bail, ensure};
 
 use super::link::{Link, Watch};
-use super::{Cluster, Step, Walk};
+use super::{Cluster, Step, Walk, waypoint};
 use crate::kube::IMAGES;
 
 /// The step that `--without-enrolment` leaves out.
@@ -35,6 +35,15 @@ pub const ALL: &[Step] = &[
         authorization,
     ),
     ("STRICT: a pod outside the mesh is refused", strict),
+    ("A waypoint for the namespace", waypoint::apply),
+    ("A split between the versions of reviews", waypoint::split),
+    (
+        "L7 policy: only GET, only from productpage",
+        waypoint::policy,
+    ),
+    ("A token opens the way", waypoint::token),
+    ("Retries hide a backend that fails", waypoint::retries),
+    ("The waypoint goes", waypoint::delete),
     ("Label removed: plaintext again", unenroll),
 ];
 
@@ -47,7 +56,7 @@ pub const REAL: &[Step] = &[
 /// A text of reviews that is easy to find in a capture.
 const NEEDLE: &str = "An extremely entertaining play by Shakespeare";
 const TITLE: &str = "<title>Simple Bookstore App</title>";
-const CURL: &str = "kubectl exec -n bookinfo deploy/curl -- curl -s --max-time 10";
+pub(super) const CURL: &str = "kubectl exec -n bookinfo deploy/curl -- curl -s --max-time 10";
 /// Requests per capture: with three versions of reviews on two nodes, some cross the link.
 const REQUESTS: usize = 12;
 
