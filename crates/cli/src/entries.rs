@@ -22,6 +22,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("install-cni", &["cni"]),
     ("curl", &["sample", "curl"]),
     ("netstat", &["sample", "netstat"]),
+    ("client", &["sample", "echo-client"]),
     ("sleep", &["sample", "sleep"]),
 ];
 

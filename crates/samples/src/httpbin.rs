@@ -56,7 +56,7 @@ fn all(headers: &HeaderMap) -> Value {
 }
 
 /// `x-request-id` → `X-Request-Id`, as Go prints header names.
-fn canonical(name: &str) -> String {
+pub(crate) fn canonical(name: &str) -> String {
     let capital = |word: &str| {
         let mut chars = word.chars();
         chars

@@ -1,4 +1,4 @@
-//! The sample services: Bookinfo, helloworld, httpbin, tcp-echo, and the tools of the curl image.
+//! The sample services: Bookinfo, helloworld, httpbin, tcp-echo, echo, and the tools of the curl image.
 //!
 //! They stand in for the images of the same names, so that Istio's walkthroughs run with nothing
 //! installed. Each is a small HTTP or TCP server configured by the environment variables of the
@@ -8,6 +8,7 @@ use clap::Subcommand;
 
 pub mod bookinfo;
 pub mod curl;
+pub mod echo;
 pub mod fetch;
 pub mod helloworld;
 pub mod httpbin;
@@ -33,6 +34,10 @@ pub enum Sample {
     Httpbin(serve::Listen),
     /// Repeats each line with a prefix
     TcpEcho(tcp_echo::Args),
+    /// Answers with what it was asked, over HTTP and gRPC, for the conformance suite (port 8080, 7070)
+    Echo(echo::Args),
+    /// Asks an echo, and prints the answer as numbered lines
+    EchoClient(echo::client::Args),
     /// A small HTTP client with curl's options
     #[command(disable_help_flag = true)]
     Curl(curl::Args),
@@ -67,6 +72,8 @@ pub async fn run(sample: Sample) -> anyhow::Result<i32> {
         }
         Sample::Httpbin(listen) => serve::http(listen.or(8080), httpbin::router()).await,
         Sample::TcpEcho(args) => tcp_echo::run(args).await,
+        Sample::Echo(args) => echo::run(args).await,
+        Sample::EchoClient(args) => echo::client::run(args).await,
         Sample::Curl(args) => Ok(curl::run(args).await),
         Sample::Netstat(args) => netstat::run(&args),
         Sample::Sleep(args) => Ok(sleep::run(args).await),

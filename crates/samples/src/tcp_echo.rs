@@ -31,7 +31,8 @@ pub async fn run(args: Args) -> anyhow::Result<i32> {
     Ok(0)
 }
 
-async fn accept(listener: TcpListener, prefix: String) {
+/// Answers each line of every connection.
+pub async fn accept(listener: TcpListener, prefix: String) {
     loop {
         // An error here is one connection's (or a shortage that passes), never the listener's end.
         match listener.accept().await {
