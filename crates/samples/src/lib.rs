@@ -35,6 +35,7 @@ pub enum Sample {
     /// Repeats each line with a prefix
     TcpEcho(tcp_echo::Args),
     /// Answers with what it was asked, over HTTP and gRPC, for the conformance suite (port 8080, 7070)
+    #[command(disable_version_flag = true)]
     Echo(echo::Args),
     /// Asks an echo, and prints the answer as numbered lines
     EchoClient(echo::client::Args),

@@ -158,6 +158,7 @@ impl GatewayDefinition {
                 "api-approved.kubernetes.io",
                 "unapproved, for clusters where the Gateway API was not installed",
             ),
+            ("gateway.networking.k8s.io/bundle-version", "v1.6.3"),
             ("gateway.networking.k8s.io/channel", "experimental"),
             (annotations::HELM_RESOURCE_POLICY, "keep"),
         ];
