@@ -55,6 +55,10 @@ kube-real: build ## The demo, a restart and an uninstall on a real Kubernetes wi
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends containerd runc containernetworking-plugins >/dev/null; }
 	$(XTASK) demo --real
 
+.PHONY: conformance
+conformance: build ## The Gateway API's conformance suite on a local cluster (needs Go; RECORD=1 keeps the report, TEST=name runs one)
+	$(XTASK) conformance $(if $(RECORD),--record) $(TEST)
+
 .PHONY: lint
 lint: ## Format, clippy with warnings denied, tidy
 	$(CARGO) fmt --all --check
@@ -75,7 +79,7 @@ fuzz: ## Any bytes for what reads bytes, a minute for each target
 	$(CARGO) xtask fuzz
 
 .PHONY: nightly
-nightly: lint test demo kube-api kube-kubectl kube-clients kube-mixed kube-real fuzz bench bench-cluster ## Everything, the long suites included
+nightly: lint test demo kube-api kube-kubectl kube-clients kube-mixed kube-real conformance fuzz bench bench-cluster ## Everything, the long suites included
 
 .PHONY: clean
 clean: ## Remove build output

@@ -8,7 +8,7 @@ use ambit_testkit::Snapshot;
 use anyhow::{Context, ensure};
 
 mod link;
-mod shell;
+pub mod shell;
 mod steps;
 mod waypoint;
 

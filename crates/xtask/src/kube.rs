@@ -12,10 +12,11 @@ mod interrupt;
 mod machine;
 mod node;
 mod real;
-mod supervise;
+pub mod supervise;
 
+pub use build::conformance;
 use control_plane::{ControlPlane, Extent};
-use interrupt::Interrupt;
+pub use interrupt::Interrupt;
 pub use real::{IMAGES, RealCluster};
 
 /// What to do with the real Kubernetes.

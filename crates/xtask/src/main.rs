@@ -1,10 +1,11 @@
-//! Automation: `tidy`, `demo`, `fuzz` and `image` need only cargo, `kube` needs Go.
+//! Automation: `tidy`, `demo`, `fuzz` and `image` need only cargo, `kube` and `conformance` need Go.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 
+mod conformance;
 mod demo;
 mod fuzz;
 mod image;
@@ -18,6 +19,8 @@ enum Command {
     Tidy,
     /// Walk through the mesh on a local cluster, checking every step
     Demo(demo::Args),
+    /// Run the Gateway API's conformance suite on a local cluster (needs Go, see docs/testing.md)
+    Conformance(conformance::Args),
     /// Feed parsers and patches with any bytes
     Fuzz(fuzz::Args),
     /// Write container images of the mesh, without Docker and without a registry
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Tidy => tidy::run(&repository()),
         Command::Demo(args) => demo::run(&repository(), &args),
+        Command::Conformance(args) => conformance::run(&repository(), &args),
         Command::Fuzz(args) => fuzz::run(&repository(), &args),
         Command::Image(args) => image::run(&repository(), &args),
         Command::Kube(args) => kube::run(&repository(), &args),

@@ -85,17 +85,32 @@ pub fn programs(root: &Path) -> anyhow::Result<Programs> {
 /// # Errors
 /// When Go is missing or too old, or when the module does not build.
 pub fn clients(root: &Path) -> anyhow::Result<PathBuf> {
+    module_program(root, "clients", &["build"])
+}
+
+/// The Gateway API's suite in `tests/conformance`, built: a program of Go's tests.
+///
+/// # Errors
+/// When Go is missing or too old, or when the module does not build.
+pub fn conformance(root: &Path) -> anyhow::Result<PathBuf> {
+    println!("Building the conformance suite: minutes the first time, seconds after.");
+    module_program(root, "conformance", &["test", "-c"])
+}
+
+/// The program of the module in `tests/NAME`.
+fn module_program(root: &Path, name: &str, verb: &[&str]) -> anyhow::Result<PathBuf> {
     let go = std::env::var_os("GO").map_or_else(|| PathBuf::from("go"), PathBuf::from);
     require_go(&go)?;
-    let program = root.join("target/kubernetes/clients");
-    let built = in_module(&go, &root.join("tests/clients"))
-        .args(["build", "-trimpath", "-o"])
+    let program = root.join("target/kubernetes").join(name);
+    let built = in_module(&go, &root.join("tests").join(name))
+        .args(verb)
+        .args(["-trimpath", "-o"])
         .arg(&program)
         .arg(".")
         .status()
-        .context("cannot run go build")?;
+        .context("cannot run go")?;
     if !built.success() {
-        bail!("the program of tests/clients does not build: see above");
+        bail!("the module tests/{name} does not build: see above");
     }
     Ok(program)
 }
@@ -123,7 +138,10 @@ fn stamp(version: &str) -> String {
 }
 
 fn require_go(go: &Path) -> anyhow::Result<()> {
-    let need = format!("the real Kubernetes needs Go {}.{} or newer", GO.0, GO.1);
+    let need = format!(
+        "programs of the real Kubernetes need Go {}.{} or newer",
+        GO.0, GO.1
+    );
     let Ok(found) = printed(Command::new(go).args(["env", "GOVERSION"])) else {
         bail!("{need}, and no Go is installed");
     };
