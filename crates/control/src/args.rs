@@ -179,6 +179,7 @@ impl Settings {
                 cluster_domain: args.domain.as_str().into(),
                 root_namespace: namespace.as_str().into(),
                 revision: revision.as_str().into(),
+                last_hop: env.parsed_with("LAST_HOP", str::parse)?.unwrap_or_default(),
                 dry_run: env.flag("AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY", false)?,
                 ..Mesh::default()
             },

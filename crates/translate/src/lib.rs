@@ -11,6 +11,7 @@ pub mod findings;
 pub mod gateway_status;
 pub mod key;
 pub mod labels;
+pub mod last_hop;
 pub mod mesh;
 pub mod mesh_config;
 pub mod peer_authentication;

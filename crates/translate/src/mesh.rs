@@ -5,6 +5,7 @@ use ambit_model::Text;
 use ambit_model::identity::DEFAULT_TRUST_DOMAIN;
 
 use crate::labels::Labels;
+use crate::last_hop::LastHop;
 
 /// Settings that outputs depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct Mesh {
     /// Dry-run policies are sent to the node proxies. Off, because proxies that do not know dry
     /// runs would enforce them.
     pub dry_run: bool,
+    /// Whether workloads behind HTTP policy can be reached around their waypoint.
+    pub last_hop: LastHop,
 }
 
 impl Default for Mesh {
@@ -36,6 +39,7 @@ impl Default for Mesh {
             network: "".into(),
             revision: labels::DEFAULT_REVISION.into(),
             dry_run: false,
+            last_hop: LastHop::default(),
         }
     }
 }

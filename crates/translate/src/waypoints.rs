@@ -181,6 +181,14 @@ pub fn object_name(gateway: &GatewayFacts) -> ambit_model::Text {
     given.unwrap_or(&gateway.key.name).clone()
 }
 
+/// The service account of a gateway's pods: the user's, or one of the gateway's name.
+pub fn service_account(gateway: &GatewayFacts) -> ambit_model::Text {
+    let given = gateway
+        .annotations
+        .get(annotations::GATEWAY_SERVICE_ACCOUNT);
+    given.cloned().unwrap_or_else(|| object_name(gateway))
+}
+
 /// The listener that a mesh sends to.
 pub fn listener(gateway: &GatewayFacts) -> Option<&Listener> {
     let hbone = |l: &&Listener| l.protocol == HBONE && l.port == i32::from(HBONE_PORT);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ambit_kube_api::gateway_api::{MESH_CONTROLLER, gateway::Infrastructure};
 use ambit_kube_api::{annotations, labels, names};
 use ambit_model::Text;
-use ambit_translate::waypoints::object_name;
+use ambit_translate::waypoints::{object_name, service_account};
 use ambit_translate::{GatewayFacts, Mesh};
 use serde_json::{Map, Value, json};
 
@@ -36,6 +36,7 @@ pub fn of(mesh: &Mesh, settings: &WaypointSettings, gateway: &GatewayFacts) -> O
         settings,
         gateway,
         name: object_name(gateway),
+        account: service_account(gateway),
         infrastructure: infrastructure(gateway),
     };
     let own = gateway
@@ -78,18 +79,11 @@ struct Maker<'a> {
     settings: &'a WaypointSettings,
     gateway: &'a GatewayFacts,
     name: Text,
+    account: Text,
     infrastructure: Infrastructure,
 }
 
 impl Maker<'_> {
-    fn account(&self) -> &str {
-        let own = self
-            .gateway
-            .annotations
-            .get(annotations::GATEWAY_SERVICE_ACCOUNT);
-        own.unwrap_or(&self.name)
-    }
-
     fn labels(&self) -> Map<String, Value> {
         let mut labels: Map<String, Value> = Map::new();
         for (key, value) in &self.infrastructure.labels {
@@ -121,7 +115,7 @@ impl Maker<'_> {
         json!({
             "apiVersion": "v1",
             "kind": "ServiceAccount",
-            "metadata": self.metadata(self.account()),
+            "metadata": self.metadata(&self.account),
         })
     }
 
@@ -197,7 +191,7 @@ impl Maker<'_> {
     fn pod(&self) -> Value {
         let settings = self.settings;
         let mut pod = json!({
-            "serviceAccountName": self.account(),
+            "serviceAccountName": &*self.account,
             "terminationGracePeriodSeconds": settings.termination_grace_period_seconds,
             "containers": [self.container()],
             "volumes": volumes(),
@@ -235,7 +229,7 @@ impl Maker<'_> {
             "args": [
                 "proxy", "waypoint",
                 "--domain", format!("$(POD_NAMESPACE).svc.{domain}"),
-                "--serviceCluster", format!("{}.$(POD_NAMESPACE)", self.account()),
+                "--serviceCluster", format!("{}.$(POD_NAMESPACE)", self.account),
                 format!("--log_output_level={}", settings.log_level),
             ],
             "ports": [

@@ -2,7 +2,8 @@
 
 use ambit_kube_api::labels;
 use ambit_model::Text;
-use ambit_translate::authentications::AuthenticationFacts;
+use ambit_model::access::Attachment;
+use ambit_translate::authentications::{self, AuthenticationFacts};
 use ambit_translate::labels::selects;
 use ambit_translate::peer_authentication::{Level, PeerFacts};
 use ambit_translate::policies::{self, PolicyFacts};
@@ -51,6 +52,7 @@ impl Engine {
             None => self.tables.namespaces.remove(&name),
         };
         if self.tables.in_scope(&name) != was_seen {
+            self.tables.attached.take();
             self.mark_namespace(&name);
         }
         let distribution = |f: &Option<NamespaceFacts>| f.as_ref().and_then(|f| f.distribution);
@@ -195,15 +197,18 @@ impl Engine {
             conditions: status,
         });
         let facts = entry.as_ref().map(|e| e.facts.clone());
+        let mut attachments = attachments_of(entry.as_ref());
         let old = match entry {
             Some(new) => self.tables.policies.insert(key.clone(), new),
             None => self.tables.policies.remove(&key),
         };
+        attachments.extend(attachments_of(old.as_ref()));
         let old = old.map(|e| e.facts);
         self.stale_statuses.object(Kind::AuthorizationPolicy, &key);
         if old == facts {
             return;
         }
+        self.attached(attachments.into_iter());
         // Workloads name the policies that select them; the others are found by namespace.
         for selector in old.iter().chain(&facts).filter_map(|f| f.selector.as_ref()) {
             self.mark_selected(&key.namespace, selector);
@@ -264,7 +269,15 @@ impl Engine {
             Some(new) => table.insert(key.clone(), new),
             None => table.remove(&key),
         };
-        if old.map(|entry| entry.facts) != facts {
+        let old = old.map(|entry| entry.facts);
+        if old != facts {
+            let translate = |facts| authentications::translate(&self.tables.mesh, facts);
+            let both = old.iter().chain(&facts).map(translate);
+            let attachments = both
+                .filter_map(|t| t.authentication)
+                .flat_map(|a| a.attachments);
+            let attachments: Vec<Attachment> = attachments.collect();
+            self.attached(attachments.into_iter());
             self.dirty.authentications.insert(key);
         }
     }
@@ -331,6 +344,15 @@ impl Engine {
         self.dirty.everything = true;
         self.stale_statuses.everything();
     }
+}
+
+/// What a policy for waypoints is attached to.
+fn attachments_of(entry: Option<&PolicyEntry>) -> Vec<Attachment> {
+    let access = entry.and_then(|entry| entry.access.as_ref());
+    let policy = access.and_then(|access| access.policy.as_ref());
+    policy
+        .map(|policy| policy.attachments.clone())
+        .unwrap_or_default()
 }
 
 /// What a status says about a pod depends on this.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ambit_model::Text;
+use ambit_model::policy::Authorization;
 use ambit_translate::authentications;
 use ambit_translate::labels::selects;
 use ambit_translate::peer_authentication::{self as peers, Candidates};
@@ -21,6 +22,7 @@ impl Engine {
     pub(super) fn derive(&mut self, output: &mut Output) {
         let mut dirty = std::mem::take(&mut self.dirty);
         if dirty.everything {
+            self.tables.attached.take();
             dirty.mark_all(&self.tables);
         }
         let tables = &self.tables;
@@ -43,7 +45,9 @@ impl Engine {
             let candidates = by_namespace
                 .entry(&key.namespace)
                 .or_insert_with(|| tables.peer_candidates(&key.namespace));
-            output.addresses.push(tables.derive_pod(key, candidates));
+            let (change, guard) = tables.derive_pod(key, candidates);
+            self.guards.set(key, guard, &mut output.policies);
+            output.addresses.push(change);
         }
         output
             .policies
@@ -129,21 +133,30 @@ impl Tables {
         Candidates::new(&self.mesh, root, self.active_peers(namespace))
     }
 
-    fn derive_pod(&self, key: &ObjectKey, candidates: &Candidates<'_>) -> AddressChange {
+    /// The workload of a pod, and the policy that keeps callers from going around its waypoints.
+    fn derive_pod(
+        &self,
+        key: &ObjectKey,
+        candidates: &Candidates<'_>,
+    ) -> (AddressChange, Option<Authorization>) {
         let pod = self.pods.get(key).filter(|_| self.in_scope(&key.namespace));
-        let workload = pod.and_then(|pod| {
+        let derived = pod.and_then(|pod| {
+            let services = self.services_of(pod);
+            let guard = self.guard(pod, &services);
+            let mut policies = self.policies_of(pod, candidates);
+            policies.extend(guard.as_ref().map(Authorization::key));
             let input = PodInput {
                 pod,
                 locality: self.nodes.get(&pod.node).map(|node| &node.locality),
-                services: self.services_of(pod),
-                policies: self.policies_of(pod, candidates),
+                services,
+                policies,
                 waypoint: self.pod_binding(pod).and_then(Result::ok).map(|(_, a)| a),
             };
-            pod_workload(&self.mesh, &input)
+            Some((pod_workload(&self.mesh, &input)?, guard))
         });
-        match workload {
-            Some(workload) => AddressChange::Workload(Box::new(workload)),
-            None => AddressChange::Gone(pod_uid(&self.mesh, key)),
+        match derived {
+            Some((workload, guard)) => (AddressChange::Workload(Box::new(workload)), guard),
+            None => (AddressChange::Gone(pod_uid(&self.mesh, key)), None),
         }
     }
 

@@ -97,6 +97,9 @@ impl Engine {
         let pods = pods.filter(|p| asks(tables.subject(Traffic::Workload, &p.key, &p.labels)));
         self.dirty.pods.extend(pods.map(|p| p.key.clone()));
         for key in services {
+            // Their pods may be guarded by another policy: see `last_hop`.
+            let behind = tables.services.get(&key).map(|s| tables.pods_behind(s));
+            self.dirty.pods.extend(behind.unwrap_or_default());
             self.stale_statuses.object(Kind::Service, &key);
             self.dirty.services.insert(key);
         }

@@ -10,6 +10,7 @@ mod derive;
 mod dirty;
 mod gateways;
 mod index;
+mod last_hop;
 mod query;
 mod routes;
 mod statuses;
@@ -218,6 +219,7 @@ pub struct Engine {
     dirty: Dirty,
     waiting_for: BTreeSet<Kind>,
     stale_statuses: statuses::Stale,
+    guards: last_hop::Guards,
 }
 
 impl Engine {
@@ -228,6 +230,7 @@ impl Engine {
             dirty: Dirty::default(),
             waiting_for: Kind::ALL.into(),
             stale_statuses: statuses::Stale::default(),
+            guards: last_hop::Guards::default(),
         }
     }
 
@@ -258,6 +261,8 @@ impl Engine {
     }
 }
 
+#[cfg(test)]
+mod last_hop_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

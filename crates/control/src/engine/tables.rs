@@ -1,12 +1,14 @@
 //! The facts about all objects, and the indexes that find what depends on them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
+use std::sync::OnceLock;
 
 use ambit_kube_api::gateway_api::RouteStatus;
 use ambit_kube_api::gateway_api::gateway::GatewayStatus;
 use ambit_kube_api::status::Condition;
 use ambit_model::Text;
+use ambit_model::access::Attachment;
 use ambit_model::route::RouteKind;
 use ambit_translate::authentications::AuthenticationFacts;
 use ambit_translate::labels::selects;
@@ -100,6 +102,8 @@ pub(super) struct Tables {
     pub service_conditions: HashMap<ObjectKey, Vec<Condition>>,
     /// Errors of policies and peers that cannot be read, by kind.
     pub unreadable: BTreeMap<(super::Kind, ObjectKey), String>,
+    /// What policies are attached to, once somebody has asked; see `last_hop`.
+    pub attached: OnceLock<HashSet<Attachment>>,
     pods_by_node: HashMap<Text, BTreeSet<ObjectKey>>,
     pods_by_label: PairIndex,
     services_by_pair: PairIndex,
@@ -126,6 +130,7 @@ impl Tables {
             routes: BTreeMap::new(),
             service_conditions: HashMap::new(),
             unreadable: BTreeMap::new(),
+            attached: OnceLock::new(),
             pods_by_node: HashMap::new(),
             pods_by_label: PairIndex::default(),
             services_by_pair: PairIndex::default(),
