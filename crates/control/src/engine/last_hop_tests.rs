@@ -203,7 +203,7 @@ fn walk(state: &MeshState, caller: Caller, address: Address) -> Outcome {
         destination: format!("{SERVER}:8080").parse().unwrap(),
     };
     assert_eq!(state.unknown_policies(server).count(), 0);
-    match authorize(state.policies_of(server), &connection).result {
+    match authorize(state.policies_of(server), &connection).verdict {
         Err(_) => Outcome::Refused,
         Ok(()) if through.is_some() => Outcome::ThroughWaypoint,
         Ok(()) => Outcome::Direct,
