@@ -20,7 +20,11 @@ mod serve;
 mod shared;
 mod sniff;
 mod state;
+#[cfg(test)]
+mod strictness_tests;
 mod tcp;
+#[cfg(test)]
+mod testbed;
 mod tokens;
 mod upstream;
 

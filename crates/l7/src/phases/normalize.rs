@@ -1,6 +1,6 @@
 //! Phase `normalize`: one host and one path, so that all who come later see the same.
 
-use http::header::HOST;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Version};
 
@@ -9,6 +9,7 @@ use crate::failure::Failure;
 
 /// Checks the head, and gives host, path and query.
 pub(crate) fn normalize(parts: &mut Parts) -> Result<Exchange, Failure> {
+    framing(parts)?;
     let authority = authority(parts)?;
     if parts.method == Method::CONNECT {
         return Err(Failure::Malformed(
@@ -27,6 +28,28 @@ pub(crate) fn normalize(parts: &mut Parts) -> Result<Exchange, Failure> {
         query: parts.uri.query().map(str::to_owned),
         token: None,
     })
+}
+
+/// How long the body is has one meaning (RFC 9112, 6.3): a length, or chunks, or neither.
+fn framing(parts: &Parts) -> Result<(), Failure> {
+    let mut lengths = parts.headers.get_all(CONTENT_LENGTH).iter();
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    let digits = |value: &[u8]| !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    match (lengths.next(), codings.next()) {
+        (None, None) => Ok(()),
+        (Some(_), Some(_)) => Err(Failure::Malformed("a length and a transfer encoding")),
+        (Some(length), None) => match lengths.next().is_none() && digits(length.as_bytes()) {
+            true => Ok(()),
+            false => Err(Failure::Malformed("not one length")),
+        },
+        (None, Some(coding)) => {
+            let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+            match codings.next().is_none() && chunked {
+                true => Ok(()),
+                false => Err(Failure::Malformed("a transfer encoding other than chunked")),
+            }
+        }
+    }
 }
 
 /// The host: of the target if it has one, or of the one header `Host`.

@@ -1,0 +1,156 @@
+//! Waypoints on a local cluster: no way around one that has a policy, and no failed request while one
+//! is replaced.
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use common::captures::{captures, nothing_leaked, pods};
+use common::{Cluster, eventually, repository};
+
+const REVIEWS: &str = "http://reviews:9080/reviews/0";
+
+const ONLY_GET: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: only-get, namespace: bookinfo}
+spec:
+  targetRefs: [{group: '', kind: Service, name: reviews}]
+  action: ALLOW
+  rules: [{to: [{operation: {methods: [GET]}}]}]
+";
+
+fn expect(cluster: &Cluster, namespace: &str, url: &str, wanted: u16) -> Result<()> {
+    let answer = cluster.curl(namespace, url)?;
+    ensure!(
+        answer == Ok(wanted),
+        "{url} from {namespace}: {answer:?}, not {wanted}"
+    );
+    Ok(())
+}
+
+/// Nothing comes back, whatever curl calls it.
+fn refused(cluster: &Cluster, namespace: &str, url: &str) -> Result<()> {
+    let answer = cluster.curl(namespace, url)?;
+    ensure!(
+        answer.is_err(),
+        "{url} from {namespace} is answered {answer:?}"
+    );
+    Ok(())
+}
+
+fn with_waypoint(label: &str) -> Result<Cluster> {
+    let cluster = Cluster::with_bookinfo(label, true)?;
+    cluster.ambit("waypoint apply -n bookinfo --enroll-namespace --wait")?;
+    eventually(20, || {
+        let table = cluster.ambit("ztunnel-config services --service-namespace bookinfo")?;
+        let bound = |line: &str| line.contains(" reviews ") && line.contains(" waypoint ");
+        ensure!(table.lines().any(bound), "{table}");
+        Ok(())
+    })?;
+    eventually(20, || expect(&cluster, "bookinfo", REVIEWS, 200))?;
+    Ok(cluster)
+}
+
+#[test]
+fn no_way_around_a_waypoint_with_a_policy() -> Result<()> {
+    let cluster = with_waypoint("last-hop")?;
+    cluster.kubectl("create namespace outside")?;
+    let curl = repository().join("samples/curl/curl.yaml");
+    cluster.kubectl(&format!("apply -n outside -f {}", curl.display()))?;
+    cluster.kubectl("wait -n outside --for=condition=Available deployment/curl --timeout=60s")?;
+    let address = cluster.kubectl(
+        "get pods -n bookinfo -l app=reviews,version=v1 -o jsonpath={.items[0].status.podIP}",
+    )?;
+    let pod = format!("http://{address}:9080/reviews/0");
+    let outside = "http://reviews.bookinfo:9080/reviews/0";
+
+    // The control: without a policy there is nothing to go around.
+    for (namespace, url) in [("bookinfo", pod.as_str()), ("outside", outside)] {
+        eventually(10, || expect(&cluster, namespace, url, 200))?;
+    }
+
+    cluster.apply(ONLY_GET)?;
+    eventually(20, || refused(&cluster, "bookinfo", &pod))?;
+    eventually(20, || refused(&cluster, "outside", outside))?;
+    let addresses = pods(&cluster)?;
+    let seen = captures(&cluster)?;
+    for _ in 0..6 {
+        expect(&cluster, "bookinfo", REVIEWS, 200)?;
+        refused(&cluster, "bookinfo", &pod)?;
+    }
+    nothing_leaked(seen, &addresses)?;
+    let logs = cluster.kubectl("logs -n istio-system -l app=ztunnel --tail=200")?;
+    ensure!(
+        logs.contains("last_hop_only_through_waypoint.bookinfo"),
+        "no reason in the log: {logs}"
+    );
+    let post = "exec -n bookinfo deploy/curl -- curl -s --max-time 5 -X POST";
+    let said = cluster.kubectl(&format!("{post} {REVIEWS}"))?;
+    ensure!(said.trim() == "RBAC: access denied", "POST says {said:?}");
+
+    // The namespace asks for a waypoint that is not there any more.
+    cluster.ambit("waypoint delete -n bookinfo waypoint")?;
+    eventually(30, || refused(&cluster, "bookinfo", REVIEWS))?;
+    refused(&cluster, "bookinfo", &pod)?;
+    cluster.kubectl("delete authorizationpolicy only-get -n bookinfo")?;
+    eventually(20, || expect(&cluster, "bookinfo", &pod, 200))?;
+    Ok(())
+}
+
+#[test]
+fn a_waypoint_is_replaced_without_a_failed_request() -> Result<()> {
+    let cluster = with_waypoint("rollout")?;
+    let (stop, asked, failed) = (
+        AtomicBool::new(false),
+        AtomicU32::new(0),
+        std::sync::Mutex::new(Vec::new()),
+    );
+    std::thread::scope(|scope| -> Result<()> {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    match cluster.curl("bookinfo", REVIEWS) {
+                        Ok(Ok(200)) => {}
+                        other => {
+                            let mut failed = failed.lock().expect("no thread panics");
+                            failed.push(format!("{other:?}"));
+                        }
+                    }
+                }
+            });
+        }
+        let result = (|| {
+            let restart = "rollout restart -n bookinfo deployment/waypoint";
+            let status = "rollout status -n bookinfo deployment/waypoint --timeout=90s";
+            for _ in 0..2 {
+                cluster.kubectl(restart)?;
+                cluster.kubectl(status)?;
+            }
+            let scale = |n: u8| format!("scale -n bookinfo deployment/waypoint --replicas={n}");
+            cluster.kubectl(&scale(2))?;
+            cluster.kubectl(status)?;
+            cluster.kubectl(&scale(1))?;
+            eventually(60, || {
+                let pods = cluster.kubectl(
+                    "get pods -n bookinfo -l gateway.networking.k8s.io/gateway-name --no-headers",
+                )?;
+                ensure!(pods.lines().count() == 1, "{pods}");
+                Ok(())
+            })
+        })();
+        stop.store(true, Ordering::Relaxed);
+        result
+    })?;
+    let failed = failed.into_inner().ok().context("no thread panics")?;
+    let asked = asked.into_inner();
+    ensure!(asked > 20, "only {asked} requests");
+    ensure!(
+        failed.is_empty(),
+        "{} of {asked} failed: {failed:?}",
+        failed.len()
+    );
+    Ok(())
+}
