@@ -10,6 +10,8 @@ use crate::tokens::Refusal;
 pub(crate) enum Failure {
     /// It has no one meaning, for this reason.
     Malformed(&'static str),
+    /// Its head is larger than heads may be.
+    TooLarge,
     /// No rule of the service's routes is met.
     NoRoute,
     /// The rule cannot be understood, or its backend does not exist.
@@ -53,6 +55,12 @@ impl Failure {
             Self::Malformed(reason) => {
                 told(StatusCode::BAD_REQUEST, "DPE", "http1.codec_error", reason)
             }
+            Self::TooLarge => told(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "DPE",
+                "request_headers_too_large",
+                "the head of the request is too large",
+            ),
             Self::NoRoute => told(StatusCode::NOT_FOUND, "NR", "route_not_found", ""),
             Self::Misconfigured(_) => told(
                 StatusCode::INTERNAL_SERVER_ERROR,

@@ -22,7 +22,7 @@ use crate::sniff::Protocol;
 /// Longest time for the head of a request to come in.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest head of a request.
-const HEAD_LIMIT: usize = 64 * 1024;
+pub(crate) const HEAD_LIMIT: usize = 64 * 1024;
 /// Most headers of a request.
 const HEADER_COUNT: usize = 200;
 /// Streams that a client may have open at once on one connection.

@@ -110,11 +110,6 @@ impl Testbed {
         }
     }
 
-    /// Routes and policies of the waypoint.
-    pub(crate) fn l7(&self) -> &Store {
-        &self.inbound.worker.shared.l7
-    }
-
     /// A connection to it.
     pub(crate) fn connect(&self, protocol: Protocol) -> tokio::io::DuplexStream {
         let (client, server) = tokio::io::duplex(256 * 1024);

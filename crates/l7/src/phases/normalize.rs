@@ -6,9 +6,11 @@ use http::{Method, Version};
 
 use super::Exchange;
 use crate::failure::Failure;
+use crate::serve::HEAD_LIMIT;
 
 /// Checks the head, and gives host, path and query.
 pub(crate) fn normalize(parts: &mut Parts) -> Result<Exchange, Failure> {
+    size(parts)?;
     framing(parts)?;
     let authority = authority(parts)?;
     if parts.method == Method::CONNECT {
@@ -19,7 +21,6 @@ pub(crate) fn normalize(parts: &mut Parts) -> Result<Exchange, Failure> {
     let path = match parts.uri.path() {
         "*" if parts.method == Method::OPTIONS => "*".to_owned(),
         path if path.starts_with('/') => normalized(path)?,
-        "" => "/".to_owned(),
         _ => return Err(Failure::Malformed("the path does not begin with a slash")),
     };
     Ok(Exchange {
@@ -28,6 +29,20 @@ pub(crate) fn normalize(parts: &mut Parts) -> Result<Exchange, Failure> {
         query: parts.uri.query().map(str::to_owned),
         token: None,
     })
+}
+
+/// The head is no larger than heads may be. The parser's own bound is one of its buffer, which a
+/// head that comes in at once can be larger than.
+fn size(parts: &Parts) -> Result<(), Failure> {
+    let target = parts.uri.path().len() + parts.uri.query().map_or(0, str::len);
+    let headers = parts.headers.iter();
+    let headers: usize = headers
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    match parts.method.as_str().len() + target + headers <= HEAD_LIMIT {
+        true => Ok(()),
+        false => Err(Failure::TooLarge),
+    }
 }
 
 /// How long the body is has one meaning (RFC 9112, 6.3): a length, or chunks, or neither.
@@ -65,6 +80,9 @@ fn authority(parts: &Parts) -> Result<String, Failure> {
         Some(Err(_)) => return Err(Failure::Malformed("Host is no text")),
     };
     let of_target = parts.uri.authority().map(|a| a.as_str());
+    if of_header == Some("") {
+        return Err(Failure::Malformed("an empty Host"));
+    }
     match (of_target, of_header) {
         (Some(target), Some(header)) if !target.eq_ignore_ascii_case(header) => {
             Err(Failure::Malformed("the target and Host name two hosts"))
