@@ -11,6 +11,8 @@ use ambit_runtime::config::{ConfigError, Env};
 use ambit_transport::hbone::Http2Settings;
 use ambit_transport::hbone::pool::PoolSettings;
 
+use crate::access_log::Format;
+
 /// Port on which tunnels come in.
 pub const HBONE: u16 = ambit_model::outbound::HBONE_PORT;
 
@@ -49,6 +51,8 @@ pub struct Config {
     pub termination: Duration,
     /// `WAYPOINT_WORKER_THREADS`.
     pub workers: NonZeroUsize,
+    /// `ACCESS_LOG_FILE`, `ACCESS_LOG_ENCODING`, `ACCESS_LOG_FORMAT`.
+    pub access_log: Option<Format>,
     /// Port of the admin page, on loopback.
     pub admin_port: u16,
     /// Port of the metrics.
@@ -118,6 +122,7 @@ impl Config {
             },
             termination: settings::termination(env)?,
             workers: env.parsed_or("WAYPOINT_WORKER_THREADS", cpus)?,
+            access_log: Format::from_env(env)?,
             admin_port: 15000,
             stats_port: 15020,
             readiness_port: 15021,

@@ -206,7 +206,7 @@ impl Tries<'_> {
         record: &mut Record,
     ) -> Result<upstream::Answered, (Failure, bool)> {
         let endpoint = choose(self.inbound, self.destination).map_err(|f| (f, false))?;
-        record.chosen(self.destination.service(), &endpoint);
+        record.chosen(self.destination.service(), &endpoint, &parts.headers);
         let Some(next) = body.next() else {
             return Err((Failure::Reset("the body cannot be sent again".into()), true));
         };

@@ -6,6 +6,7 @@
 //! ([`upstream`]), and are recorded once, whatever their end ([`record`]). `docs/life-of-a-request.md`
 //! has the whole walk.
 
+pub mod access_log;
 mod admin;
 mod body;
 pub mod config;

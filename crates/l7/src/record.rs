@@ -1,5 +1,6 @@
 //! The record of a request: one line in the access log and one set of metrics, whatever its end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -7,8 +8,10 @@ use std::time::Instant;
 use ambit_model::Service;
 use ambit_proxy_core::metrics::{Outcome, Reporter};
 use ambit_proxy_core::record::{Connection, Party};
+use ambit_runtime::log;
 use http::{HeaderMap, Request, response};
 
+use crate::access_log::{self, Remembered};
 use crate::body::Ending;
 use crate::failure::{Failure, is_grpc};
 use crate::serve::Inbound;
@@ -29,6 +32,12 @@ pub(crate) struct Record {
     grpc: Option<Option<u16>>,
     request_bytes: Arc<AtomicU64>,
     response_bytes: u64,
+    /// For the line in the access log, where there is one.
+    remembered: Option<Remembered>,
+    /// Where the last try went, and when.
+    upstream: Option<(SocketAddr, Instant)>,
+    service_milliseconds: Option<u128>,
+    port: u16,
 }
 
 impl Record {
@@ -36,6 +45,8 @@ impl Record {
     pub(crate) fn begin<B>(inbound: &Inbound, request: &Request<B>) -> Self {
         let shared = inbound.worker.shared.clone();
         let client = &inbound.client;
+        let log = shared.config.access_log.as_ref();
+        let remembered = log.map(|log| log.remember(request));
         let connection = Connection {
             reporter: Reporter::Waypoint,
             source_address: client.address,
@@ -63,6 +74,10 @@ impl Record {
             grpc: is_grpc(request.headers()).then_some(None),
             request_bytes: Arc::default(),
             response_bytes: 0,
+            remembered,
+            upstream: None,
+            service_milliseconds: None,
+            port: inbound.destination.port(),
         }
     }
 
@@ -76,8 +91,19 @@ impl Record {
         self.request_bytes.clone()
     }
 
-    /// It goes to this endpoint, of this service.
-    pub(crate) fn chosen(&mut self, service: Option<&Arc<Service>>, endpoint: &Endpoint) {
+    /// It goes to this endpoint, of this service, with these headers.
+    pub(crate) fn chosen(
+        &mut self,
+        service: Option<&Arc<Service>>,
+        endpoint: &Endpoint,
+        headers: &HeaderMap,
+    ) {
+        self.upstream = Some((endpoint.address, Instant::now()));
+        if let (Some(log), Some(remembered)) =
+            (&self.shared.config.access_log, &mut self.remembered)
+        {
+            log.note_headers(remembered, headers);
+        }
         self.connection.destination = Party {
             workload: Some(endpoint.workload.clone()),
             baggage: None,
@@ -99,6 +125,13 @@ impl Record {
     /// This is what the client gets.
     pub(crate) fn answered(&mut self, head: &response::Parts) {
         self.code = head.status.as_u16();
+        let since = self.upstream.map(|(_, since)| since.elapsed().as_millis());
+        self.service_milliseconds = since.filter(|_| self.flag == "-");
+        if let (Some(log), Some(remembered)) =
+            (&self.shared.config.access_log, &mut self.remembered)
+        {
+            log.note_answer(remembered, &head.headers);
+        }
         self.note_status(&head.headers);
     }
 
@@ -120,6 +153,7 @@ impl Record {
             response_bytes: self.response_bytes,
         };
         self.shared.http.record(&self.connection, &outcome);
+        self.log(&outcome);
         tracing::debug!(
             target: "access",
             code = self.code,
@@ -132,6 +166,33 @@ impl Record {
             self.method,
             self.path,
         );
+    }
+}
+
+impl Record {
+    /// The line in the access log.
+    fn log(&self, outcome: &Outcome) {
+        let (Some(format), Some(remembered)) = (&self.shared.config.access_log, &self.remembered)
+        else {
+            return;
+        };
+        let service = self.connection.service.as_ref();
+        let ended = access_log::Ended {
+            code: self.code,
+            flags: self.flag,
+            details: self.details,
+            reason: self.reason.as_deref(),
+            received: outcome.request_bytes,
+            sent: outcome.response_bytes,
+            milliseconds: outcome.duration.as_millis(),
+            service_milliseconds: self.service_milliseconds,
+            grpc: self.grpc.flatten(),
+            upstream: self.upstream.map(|(address, _)| address),
+            service: service.map(|service| (&*service.hostname, self.port)),
+            asked: self.connection.destination_address,
+            client: self.connection.source_address,
+        };
+        log::append(&format.line(remembered, &ended));
     }
 }
 

@@ -465,6 +465,9 @@ fn judge(case: &Case, answer: &[u8], got: &[Got]) -> Result<(), String> {
     if got.iter().any(|got| got.line.contains("hidden")) {
         return Err("the hidden request got through".to_owned());
     }
+    if got.iter().any(|got| !got.values("upgrade").is_empty()) {
+        return Err("the upgrade is asked of the backend".to_owned());
+    }
     let refused = got.is_empty() && code.is_none_or(|code| (400..600).contains(&code));
     match case.wanted {
         Refused if refused => Ok(()),

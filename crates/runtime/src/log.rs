@@ -163,6 +163,13 @@ fn install(format: Format, sink: Sink, directives: Directives) -> Result<(), Ini
     Ok(())
 }
 
+/// Hands over a line in a format of the caller's own, its end included. Without a log it is lost.
+pub fn append(line: &str) {
+    if let Some((_, sink)) = SINK.get() {
+        sink.append(line.as_bytes());
+    }
+}
+
 /// Waits, for a bounded time, until everything logged so far is written.
 pub fn flush() {
     if let Some((_, sink)) = SINK.get() {

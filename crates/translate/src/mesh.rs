@@ -6,6 +6,7 @@ use ambit_model::identity::DEFAULT_TRUST_DOMAIN;
 
 use crate::labels::Labels;
 use crate::last_hop::LastHop;
+use crate::mesh_config::AccessLog;
 
 /// Settings that outputs depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Mesh {
     pub dry_run: bool,
     /// Whether workloads behind HTTP policy can be reached around their waypoint.
     pub last_hop: LastHop,
+    /// What waypoints write for each request.
+    pub access_log: AccessLog,
 }
 
 impl Default for Mesh {
@@ -40,6 +43,7 @@ impl Default for Mesh {
             revision: labels::DEFAULT_REVISION.into(),
             dry_run: false,
             last_hop: LastHop::default(),
+            access_log: AccessLog::default(),
         }
     }
 }

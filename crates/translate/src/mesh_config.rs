@@ -26,6 +26,19 @@ pub struct MeshConfig {
     /// Service accounts that may ask for the certificates of the pods on their node, beside those
     /// that the control plane was started with.
     pub trusted_node_accounts: Vec<ObjectKey>,
+    /// What waypoints write for each request.
+    pub access_log: AccessLog,
+}
+
+/// The access log of waypoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessLog {
+    /// `accessLogFile`; empty is no log.
+    pub file: String,
+    /// `accessLogEncoding`: `TEXT` or `JSON`, empty for the first.
+    pub encoding: String,
+    /// `accessLogFormat`; empty for the encoding's default.
+    pub format: String,
 }
 
 impl Default for MeshConfig {
@@ -35,6 +48,7 @@ impl Default for MeshConfig {
             root_namespace: names::SYSTEM_NAMESPACE.into(),
             discovery_selectors: Vec::new(),
             trusted_node_accounts: Vec::new(),
+            access_log: AccessLog::default(),
         }
     }
 }
@@ -98,6 +112,7 @@ fn read(yaml: &str, findings: &mut Vec<Finding>) -> Option<MeshConfig> {
     if let Some(value) = keys.remove("ambit").filter(|v| !v.is_null()) {
         config.trusted_node_accounts = own_section(value, findings);
     }
+    config.access_log = access_log(&mut keys, findings);
     for key in keys.keys().filter(|k| NOT_HONOURED.contains(&k.as_str())) {
         let message = "it has no effect: whom the mesh trusts and what it shares stays as it is";
         findings.push(Finding::new(
@@ -116,6 +131,35 @@ fn read(yaml: &str, findings: &mut Vec<Finding>) -> Option<MeshConfig> {
         ));
     }
     Some(config)
+}
+
+fn access_log(keys: &mut Map<String, Value>, findings: &mut Vec<Finding>) -> AccessLog {
+    let mut read = |key: &str| match keys.remove(key) {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text,
+        Some(other) => {
+            findings.push(invalid(key, &format!("{other} is no text")));
+            String::new()
+        }
+    };
+    let log = AccessLog {
+        file: read("accessLogFile"),
+        encoding: read("accessLogEncoding"),
+        format: read("accessLogFormat"),
+    };
+    if !["", "TEXT", "JSON"].contains(&log.encoding.as_str()) {
+        let message = format!("{:?} is neither TEXT nor JSON", log.encoding);
+        findings.push(invalid("accessLogEncoding", &message));
+    }
+    if !["", "/dev/stdout"].contains(&log.file.as_str()) {
+        let message = "waypoints write to standard output, whichever file is named";
+        findings.push(Finding::new(
+            Code::MeshConfigNotHonoured,
+            "accessLogFile",
+            message,
+        ));
+    }
+    log
 }
 
 fn text(key: &str, value: Value, findings: &mut Vec<Finding>) -> Option<Text> {
@@ -202,9 +246,6 @@ const NOT_HONOURED: &[&str] = &[
 
 /// Keys of Istio's MeshConfig that say nothing to the part of the mesh that this crate derives.
 const OTHER_ISTIO_KEYS: &[&str] = &[
-    "accessLogEncoding",
-    "accessLogFile",
-    "accessLogFormat",
     "certificates",
     "configSources",
     "connectTimeout",
@@ -279,6 +320,17 @@ mod tests {
             config.trusted_node_accounts,
             [ObjectKey::new("kube-system", "ztunnel")]
         );
+    }
+
+    #[test]
+    fn the_access_log() {
+        let (config, findings) = parse("accessLogFile: /dev/stdout\naccessLogEncoding: JSON\n");
+        let log = config.unwrap().access_log;
+        assert_eq!((&*log.file, &*log.encoding), ("/dev/stdout", "JSON"));
+        assert_eq!(findings, vec![]);
+        let (_, findings) = parse("accessLogFile: /var/log/a\n");
+        assert_eq!(codes(&findings), [Code::MeshConfigNotHonoured]);
+        assert!(parse("accessLogEncoding: XML\n").0.is_none());
     }
 
     #[test]

@@ -326,12 +326,15 @@ impl Engine {
         let mut mesh = tables.settings.mesh.clone();
         mesh.trust_domain = tables.config.trust_domain.clone();
         mesh.root_namespace = tables.config.root_namespace.clone();
+        mesh.access_log = tables.config.access_log.clone();
         if let Some(system) = tables.namespaces.get(&tables.settings.system_namespace) {
             mesh.network = system.network();
         }
         if mesh == tables.mesh {
             return;
         }
+        // What waypoints are made of depends on it.
+        self.dirty.gateways = true;
         if mesh.root_namespace != tables.mesh.root_namespace {
             let key = ambit_translate::peer_authentication::static_strict_key(&tables.mesh);
             self.dirty.gone_policies.insert(key.text());

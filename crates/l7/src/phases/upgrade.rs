@@ -13,6 +13,17 @@ pub(crate) struct Asked {
     client: OnUpgrade,
 }
 
+/// Another version of HTTP, or TLS for it: requests in it would go past everything here.
+fn is_http(protocol: &HeaderValue) -> bool {
+    let text = protocol.to_str().unwrap_or("http").to_ascii_lowercase();
+    let mut protocols = text.split(',').map(str::trim);
+    protocols.any(|p| {
+        ["h2", "http", "tls"]
+            .iter()
+            .any(|begin| p.starts_with(begin))
+    })
+}
+
 /// Takes the request for an upgrade out of a head, if it is one.
 pub(crate) fn asked(parts: &mut Parts) -> Option<Asked> {
     if parts.version != Version::HTTP_11 {
@@ -24,6 +35,9 @@ pub(crate) fn asked(parts: &mut Parts) -> Option<Asked> {
             .any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
     };
     let protocol = parts.headers.get(UPGRADE)?.clone();
+    if is_http(&protocol) {
+        return None;
+    }
     parts
         .headers
         .get_all(CONNECTION)

@@ -1,0 +1,470 @@
+//! The access log, in the format of Envoy's: text or JSON, of operators between percent signs
+//! (`%REQ(:METHOD)%`), as `meshConfig.accessLogFile`, `accessLogEncoding` and `accessLogFormat` ask.
+//!
+//! A format is understood once. What an operator stands for that a waypoint has not is a dash, as in
+//! Envoy.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use ambit_runtime::config::{ConfigError, Env};
+use http::{HeaderMap, Request, Version};
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+/// Istio's default text.
+const TEXT: &str = concat!(
+    "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" ",
+    "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% ",
+    "\"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% ",
+    "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" ",
+    "\"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% ",
+    "%UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% ",
+    "%REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
+);
+
+/// Istio's default JSON.
+const JSON: &[(&str, &str)] = &[
+    ("start_time", "%START_TIME%"),
+    ("route_name", "%ROUTE_NAME%"),
+    ("method", "%REQ(:METHOD)%"),
+    ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
+    ("protocol", "%PROTOCOL%"),
+    ("response_code", "%RESPONSE_CODE%"),
+    ("response_flags", "%RESPONSE_FLAGS%"),
+    ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
+    (
+        "connection_termination_details",
+        "%CONNECTION_TERMINATION_DETAILS%",
+    ),
+    ("bytes_received", "%BYTES_RECEIVED%"),
+    ("bytes_sent", "%BYTES_SENT%"),
+    ("duration", "%DURATION%"),
+    (
+        "upstream_service_time",
+        "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
+    ),
+    ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
+    ("user_agent", "%REQ(USER-AGENT)%"),
+    ("request_id", "%REQ(X-REQUEST-ID)%"),
+    ("authority", "%REQ(:AUTHORITY)%"),
+    ("upstream_host", "%UPSTREAM_HOST%"),
+    ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
+    ("upstream_local_address", "%UPSTREAM_LOCAL_ADDRESS%"),
+    ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
+    (
+        "upstream_transport_failure_reason",
+        "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    ),
+];
+
+/// A header that is remembered for the log.
+const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
+
+/// What is written for each request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Format {
+    shape: Shape,
+    /// Request headers that are named in it, pseudo headers left out.
+    headers: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Shape {
+    Text(Vec<Piece>),
+    Json(Vec<(String, Vec<Piece>)>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Piece {
+    Literal(String),
+    /// Upper case, without its argument.
+    Operator(String),
+    /// Names in lower case: the first that is there counts.
+    RequestHeader(Vec<String>),
+    ResponseHeader(Vec<String>),
+}
+
+/// What is remembered of a request for its line.
+#[derive(Debug)]
+pub(crate) struct Remembered {
+    start: Timestamp,
+    method: String,
+    path: String,
+    authority: String,
+    protocol: &'static str,
+    headers: Vec<(String, String)>,
+    response: HeaderMap,
+}
+
+/// What is known at its end.
+pub(crate) struct Ended<'a> {
+    pub(crate) code: u16,
+    pub(crate) flags: &'a str,
+    pub(crate) details: &'a str,
+    pub(crate) reason: Option<&'a str>,
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+    pub(crate) milliseconds: u128,
+    /// Until the backend began to answer.
+    pub(crate) service_milliseconds: Option<u128>,
+    pub(crate) grpc: Option<u16>,
+    pub(crate) upstream: Option<SocketAddr>,
+    /// Host name and port of the service.
+    pub(crate) service: Option<(&'a str, u16)>,
+    pub(crate) asked: SocketAddr,
+    pub(crate) client: SocketAddr,
+}
+
+impl Format {
+    /// `ACCESS_LOG_FILE` (empty is no log), `ACCESS_LOG_ENCODING`, `ACCESS_LOG_FORMAT`.
+    pub fn from_env(env: &Env) -> Result<Option<Self>, ConfigError> {
+        if env.non_empty("ACCESS_LOG_FILE").is_none() {
+            return Ok(None);
+        }
+        let own = env.non_empty("ACCESS_LOG_FORMAT");
+        let encoding = env.text_or("ACCESS_LOG_ENCODING", "TEXT");
+        let format = match (encoding.as_str(), own) {
+            ("TEXT", own) => Ok(Self::text(own.as_deref().unwrap_or(TEXT))),
+            ("JSON", None) => Ok(Self::json(JSON.iter().copied())),
+            ("JSON", Some(own)) => match serde_json::from_str::<Map<String, Value>>(&own) {
+                Ok(keys) => {
+                    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                    let keys: Vec<_> = keys.iter().map(|(k, v)| (k.clone(), text(v))).collect();
+                    Ok(Self::json(
+                        keys.iter().map(|(k, v)| (k.as_str(), v.as_str())),
+                    ))
+                }
+                Err(e) => Err(("ACCESS_LOG_FORMAT", own, e.to_string())),
+            },
+            _ => {
+                let reason = "it is neither TEXT nor JSON".to_owned();
+                Err(("ACCESS_LOG_ENCODING", encoding, reason))
+            }
+        };
+        format
+            .map(Some)
+            .map_err(|(name, value, reason)| ConfigError::Invalid {
+                name: name.to_owned(),
+                value,
+                reason,
+            })
+    }
+
+    fn text(template: &str) -> Self {
+        let line = template.strip_suffix('\n').unwrap_or(template);
+        Self::new(Shape::Text(pieces(line)))
+    }
+
+    fn json<'a>(keys: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let keys = keys.map(|(key, template)| (key.to_owned(), pieces(template)));
+        Self::new(Shape::Json(keys.collect()))
+    }
+
+    fn new(shape: Shape) -> Self {
+        let all: Vec<&Piece> = match &shape {
+            Shape::Text(pieces) => pieces.iter().collect(),
+            Shape::Json(keys) => keys.iter().flat_map(|(_, pieces)| pieces).collect(),
+        };
+        let named = all.into_iter().filter_map(|piece| match piece {
+            Piece::RequestHeader(names) => Some(names.clone()),
+            _ => None,
+        });
+        let headers = named.flatten().filter(|name| !name.starts_with(':'));
+        Self {
+            headers: headers.collect(),
+            shape,
+        }
+    }
+
+    /// Remembers what a line will need of a request.
+    pub(crate) fn remember<B>(&self, request: &Request<B>) -> Remembered {
+        let target = request.uri().path_and_query();
+        let mut remembered = Remembered {
+            start: Timestamp::now(),
+            method: request.method().to_string(),
+            path: target.map_or_else(String::new, ToString::to_string),
+            authority: request
+                .uri()
+                .authority()
+                .map_or_else(String::new, ToString::to_string),
+            protocol: match request.version() {
+                Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            },
+            headers: Vec::new(),
+            response: HeaderMap::new(),
+        };
+        self.note_headers(&mut remembered, request.headers());
+        remembered
+    }
+
+    /// The headers as they are now: phases add some.
+    pub(crate) fn note_headers(&self, remembered: &mut Remembered, headers: &HeaderMap) {
+        let text = |name: &str| {
+            let value = headers.get(name)?;
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        if let Some(host) = text("host") {
+            remembered.authority = host;
+        }
+        let named = self.headers.iter();
+        remembered.headers = named.filter_map(|n| Some((n.clone(), text(n)?))).collect();
+    }
+
+    /// Remembers the headers of the answer.
+    pub(crate) fn note_answer(&self, remembered: &mut Remembered, headers: &HeaderMap) {
+        remembered.response = headers.clone();
+    }
+
+    /// The line, with its end.
+    pub(crate) fn line(&self, remembered: &Remembered, ended: &Ended<'_>) -> String {
+        let mut line = match &self.shape {
+            Shape::Text(pieces) => join(pieces, remembered, ended),
+            Shape::Json(keys) => {
+                let value = |pieces: &[Piece]| {
+                    let text = join(pieces, remembered, ended);
+                    match (pieces, text.parse::<u64>()) {
+                        // One operator that is a number stays one.
+                        ([Piece::Operator(_)], Ok(number)) => number.into(),
+                        _ if text == "-" => Value::Null,
+                        _ => text.into(),
+                    }
+                };
+                let object: Map<String, Value> = keys
+                    .iter()
+                    .map(|(key, pieces)| (key.clone(), value(pieces)))
+                    .collect();
+                Value::Object(object).to_string()
+            }
+        };
+        line.push('\n');
+        line
+    }
+}
+
+/// A template, taken apart. `%%` is a percent sign.
+fn pieces(template: &str) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut literal = String::new();
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('%') {
+        literal.push_str(before);
+        let Some((operator, behind)) = after.split_once('%') else {
+            literal.push('%');
+            rest = after;
+            continue;
+        };
+        rest = behind;
+        if operator.is_empty() {
+            literal.push('%');
+            continue;
+        }
+        if !literal.is_empty() {
+            pieces.push(Piece::Literal(std::mem::take(&mut literal)));
+        }
+        pieces.push(piece(operator));
+    }
+    literal.push_str(rest);
+    if !literal.is_empty() {
+        pieces.push(Piece::Literal(literal));
+    }
+    pieces
+}
+
+fn piece(operator: &str) -> Piece {
+    let (name, argument) = match operator.split_once('(') {
+        Some((name, rest)) => (name, rest.split_once(')').map_or(rest, |(inner, _)| inner)),
+        None => (operator.split(':').next().unwrap_or_default(), ""),
+    };
+    let names = || argument.split('?').map(str::to_ascii_lowercase).collect();
+    match name {
+        "REQ" => Piece::RequestHeader(names()),
+        "RESP" => Piece::ResponseHeader(names()),
+        other => Piece::Operator(other.to_owned()),
+    }
+}
+
+fn join(pieces: &[Piece], remembered: &Remembered, ended: &Ended<'_>) -> String {
+    let mut out = String::new();
+    for piece in pieces {
+        let before = out.len();
+        match piece {
+            Piece::Literal(text) => out.push_str(text),
+            Piece::Operator(name) => operator(&mut out, name, remembered, ended),
+            Piece::RequestHeader(names) => {
+                let found = names
+                    .iter()
+                    .find_map(|name| request_header(remembered, name));
+                push(&mut out, found);
+            }
+            Piece::ResponseHeader(names) => {
+                let found = names
+                    .iter()
+                    .find_map(|name| response_header(remembered, ended, name));
+                push(&mut out, found.as_deref());
+            }
+        }
+        if out.len() == before {
+            out.push('-');
+        }
+    }
+    out
+}
+
+/// A client's text, so that it cannot make lines of its own.
+fn push(out: &mut String, text: Option<&str>) {
+    for c in text.unwrap_or_default().chars() {
+        match c.is_control() {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+    }
+}
+
+fn request_header<'a>(remembered: &'a Remembered, name: &str) -> Option<&'a str> {
+    let text = match name {
+        ":method" => &remembered.method,
+        ":path" => &remembered.path,
+        ":authority" => &remembered.authority,
+        _ => &remembered.headers.iter().find(|(n, _)| n == name)?.1,
+    };
+    Some(text.as_str()).filter(|text| !text.is_empty())
+}
+
+fn response_header(remembered: &Remembered, ended: &Ended<'_>, name: &str) -> Option<String> {
+    if let Some(value) = remembered.response.get(name) {
+        return Some(String::from_utf8_lossy(value.as_bytes()).into_owned());
+    }
+    let time = ended
+        .service_milliseconds
+        .filter(|_| name == SERVICE_TIME)?;
+    Some(time.to_string())
+}
+
+fn operator(out: &mut String, name: &str, remembered: &Remembered, ended: &Ended<'_>) {
+    // Writing to memory does not fail.
+    let _ = match name {
+        "START_TIME" => write!(out, "{:.3}", remembered.start),
+        "PROTOCOL" => write!(out, "{}", remembered.protocol),
+        "RESPONSE_CODE" => write!(out, "{}", ended.code),
+        "RESPONSE_FLAGS" => write!(out, "{}", ended.flags),
+        "RESPONSE_CODE_DETAILS" => write!(out, "{}", ended.details.replace(' ', "_")),
+        "UPSTREAM_TRANSPORT_FAILURE_REASON" => {
+            push(out, ended.reason);
+            Ok(())
+        }
+        "BYTES_RECEIVED" => write!(out, "{}", ended.received),
+        "BYTES_SENT" => write!(out, "{}", ended.sent),
+        "DURATION" => write!(out, "{}", ended.milliseconds),
+        "GRPC_STATUS" | "GRPC_STATUS_NUMBER" => match ended.grpc {
+            Some(status) => write!(out, "{status}"),
+            None => Ok(()),
+        },
+        "UPSTREAM_HOST" => match ended.upstream {
+            Some(address) => write!(out, "{address}"),
+            None => Ok(()),
+        },
+        "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => match ended.service {
+            Some((host, port)) => write!(out, "inbound-vip|{port}|http|{host}"),
+            None => Ok(()),
+        },
+        "DOWNSTREAM_LOCAL_ADDRESS" => write!(out, "{}", ended.asked),
+        "DOWNSTREAM_REMOTE_ADDRESS" => write!(out, "{}", ended.client),
+        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => write!(out, "{}", ended.client.ip()),
+        "ROUTE_NAME" => write!(out, "default"),
+        _ => Ok(()),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended() -> Ended<'static> {
+        Ended {
+            code: 200,
+            flags: "-",
+            details: "via_upstream",
+            reason: None,
+            received: 1,
+            sent: 2,
+            milliseconds: 3,
+            service_milliseconds: Some(2),
+            grpc: None,
+            upstream: Some("10.0.0.1:8080".parse().unwrap()),
+            service: Some(("echo.shop.svc.cluster.local", 80)),
+            asked: "10.1.0.1:80".parse().unwrap(),
+            client: "10.0.0.9:1234".parse().unwrap(),
+        }
+    }
+
+    fn remembered(format: &Format) -> Remembered {
+        let request = Request::get("/a?b=1")
+            .header("host", "echo")
+            .header("user-agent", "curl \u{7f}\"x\"")
+            .body(())
+            .unwrap_or_default();
+        let mut remembered = format.remember(&request);
+        remembered.start = Timestamp::UNIX_EPOCH;
+        remembered
+    }
+
+    fn format(settings: &[(&str, &str)]) -> Result<Option<Format>, ConfigError> {
+        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Format::from_env(&settings.iter().map(pair).collect())
+    }
+
+    #[test]
+    fn the_default_text() {
+        assert_eq!(format(&[]).unwrap(), None);
+        let format = format(&[("ACCESS_LOG_FILE", "/dev/stdout")])
+            .unwrap()
+            .unwrap();
+        let request = Request::get("/a?b=1")
+            .header("host", "echo")
+            .body(())
+            .unwrap();
+        let mut remembered = format.remember(&request);
+        remembered.start = Timestamp::UNIX_EPOCH;
+        assert_eq!(
+            format.line(&remembered, &ended()),
+            "[1970-01-01T00:00:00.000Z] \"GET /a?b=1 HTTP/1.1\" 200 - via_upstream - \"-\" 1 2 3 2 \
+             \"-\" \"-\" \"-\" \"echo\" \"10.0.0.1:8080\" \
+             inbound-vip|80|http|echo.shop.svc.cluster.local - 10.1.0.1:80 10.0.0.9:1234 - default\n"
+        );
+    }
+
+    #[test]
+    fn the_default_json_and_own_formats() {
+        let json = format(&[("ACCESS_LOG_FILE", "x"), ("ACCESS_LOG_ENCODING", "JSON")]);
+        let json = json.unwrap().unwrap();
+        let line = json.line(&remembered(&json), &ended());
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["response_code"], 200);
+        assert_eq!(value["path"], "/a?b=1");
+        assert_eq!(value["x_forwarded_for"], Value::Null);
+        let own = format(&[
+            ("ACCESS_LOG_FILE", "x"),
+            (
+                "ACCESS_LOG_FORMAT",
+                "%REQ(:METHOD)% 100%% %NOT_KNOWN% %RESP(x)% %",
+            ),
+        ]);
+        let own = own.unwrap().unwrap();
+        assert_eq!(own.line(&remembered(&own), &ended()), "GET 100% - - %\n");
+        let bad = [("ACCESS_LOG_FILE", "x"), ("ACCESS_LOG_ENCODING", "XML")];
+        assert!(format(&bad).is_err());
+    }
+
+    #[test]
+    fn no_header_makes_a_line_of_its_own() {
+        let format = Format::text("%REQ(X)%");
+        let mut remembered = remembered(&format);
+        remembered.headers = vec![("x".into(), "a\nb".into())];
+        assert_eq!(format.line(&remembered, &ended()), "a\\nb\n");
+    }
+}
