@@ -10,6 +10,7 @@ pub mod ca;
 pub mod debug;
 pub mod deployer;
 pub mod engine;
+pub mod keys;
 pub mod leader;
 pub mod metrics;
 pub mod publish;

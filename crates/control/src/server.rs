@@ -34,6 +34,7 @@ use crate::ca::{CaError, CertificateService, Distribution, Keeper};
 use crate::debug::Pages;
 use crate::deployer::Deployer;
 use crate::engine::{self, Change};
+use crate::keys::Keys;
 use crate::leader::Candidate;
 use crate::metrics::Metrics;
 use crate::serving::{self, ServingError};
@@ -249,6 +250,13 @@ pub async fn start(
     spawn_until(&watches, deployer.run());
 
     let (changes, queue) = mpsc::channel(QUEUE);
+    let keys = Keys {
+        state: state.clone(),
+        changes: changes.clone(),
+        wake: Arc::new(Notify::new()),
+    };
+    let key_sources = keys.wake.clone();
+    spawn_until(&watches, keys.run());
     let config_map = watches::MeshConfigMap {
         namespace: settings.namespace.clone(),
         name: settings.mesh_config_map.clone(),
@@ -260,6 +268,7 @@ pub async fn start(
         namespaces: namespaces_sender,
         wake,
         gateways,
+        key_sources,
         metrics: metrics.clone(),
         synced,
     };
@@ -379,6 +388,7 @@ struct Pipeline {
     namespaces: watch::Sender<Vec<ambit_model::Text>>,
     wake: Arc<Notify>,
     gateways: Arc<Notify>,
+    key_sources: Arc<Notify>,
     metrics: Metrics,
     synced: ambit_runtime::ready::Task,
 }
@@ -422,6 +432,9 @@ impl Pipeline {
         }
         if output.gateways {
             self.gateways.notify_one();
+        }
+        if output.key_sources {
+            self.key_sources.notify_one();
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `RequestAuthentication` → [`Authentication`].
 
+use std::collections::BTreeMap;
+
 use ambit_kube_api::RequestAuthentication;
 use ambit_kube_api::security::request_authentication::{JwtRule, RequestAuthenticationSpec};
 use ambit_kube_api::selector::PolicyTargetReference;
@@ -24,6 +26,27 @@ pub struct AuthenticationFacts {
     spec: RequestAuthenticationSpec,
 }
 
+/// Where keys that do not stand in the object come from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeySource {
+    /// This address (`jwksUri`).
+    Uri(Text),
+    /// What the issuer at this address says of itself.
+    Issuer(Text),
+}
+
+impl std::fmt::Display for KeySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Uri(uri) => write!(f, "{uri}"),
+            Self::Issuer(issuer) => write!(f, "the issuer {issuer}"),
+        }
+    }
+}
+
+/// The keys that have been fetched.
+pub type FetchedKeys = BTreeMap<KeySource, Text>;
+
 /// An object as it is sent to waypoints, and what is to be said about it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuthenticationTranslation {
@@ -44,6 +67,11 @@ impl AuthenticationFacts {
         }
     }
 
+    /// Where its keys come from that do not stand in it.
+    pub fn key_sources(&self) -> impl Iterator<Item = KeySource> {
+        self.spec.jwt_rules.iter().filter_map(key_source)
+    }
+
     /// The objects that it is attached to.
     pub fn targets(&self) -> impl Iterator<Item = &PolicyTargetReference> {
         self.spec.target_ref.iter().chain(&self.spec.target_refs)
@@ -51,7 +79,11 @@ impl AuthenticationFacts {
 }
 
 /// The object as it is sent to waypoints.
-pub fn translate(mesh: &Mesh, facts: &AuthenticationFacts) -> AuthenticationTranslation {
+pub fn translate(
+    mesh: &Mesh,
+    facts: &AuthenticationFacts,
+    fetched: &FetchedKeys,
+) -> AuthenticationTranslation {
     let mut findings = Vec::new();
     let attachments = attachments(mesh, &facts.key.namespace, facts.targets(), &mut findings);
     if facts.targets().next().is_none() {
@@ -64,7 +96,7 @@ pub fn translate(mesh: &Mesh, facts: &AuthenticationFacts) -> AuthenticationTran
     }
     let numbered = facts.spec.jwt_rules.iter().enumerate();
     let rules = numbered
-        .map(|(i, api)| rule(i, api, &mut findings))
+        .map(|(i, api)| rule(i, api, fetched, &mut findings))
         .collect();
     let authentication = Authentication {
         namespace: facts.key.namespace.clone(),
@@ -78,7 +110,37 @@ pub fn translate(mesh: &Mesh, facts: &AuthenticationFacts) -> AuthenticationTran
     }
 }
 
-fn rule(index: usize, api: &JwtRule, findings: &mut Vec<Finding>) -> TokenRule {
+fn key_source(rule: &JwtRule) -> Option<KeySource> {
+    let is_address = |text: &str| text.starts_with("https://") || text.starts_with("http://");
+    match (rule.jwks.as_str(), rule.keys_uri()) {
+        ("", "") => {
+            is_address(&rule.issuer).then(|| KeySource::Issuer(rule.issuer.as_str().into()))
+        }
+        ("", uri) => Some(KeySource::Uri(uri.into())),
+        _ => None,
+    }
+}
+
+/// The keys of a rule; without any no token of its issuer is believed.
+fn keys(api: &JwtRule, fetched: &FetchedKeys) -> Result<Text, &'static str> {
+    if !api.jwks.is_empty() {
+        return match is_key_set(&api.jwks) {
+            true => Ok(api.jwks.as_str().into()),
+            false => Err("it is no JSON Web Key Set"),
+        };
+    }
+    let source = key_source(api).ok_or("it has no keys, and its issuer is no address")?;
+    let keys = fetched.get(&source);
+    keys.cloned()
+        .ok_or("its keys have not been fetched yet; istiod's log says why")
+}
+
+fn rule(
+    index: usize,
+    api: &JwtRule,
+    fetched: &FetchedKeys,
+    findings: &mut Vec<Finding>,
+) -> TokenRule {
     let path = format!("spec.jwtRules[{index}]");
     let texts = |list: &[String]| -> Vec<Text> { list.iter().map(|t| t.as_str().into()).collect() };
     let lower = |name: &str| Text::from(name.to_ascii_lowercase());
@@ -90,16 +152,10 @@ fn rule(index: usize, api: &JwtRule, findings: &mut Vec<Finding>) -> TokenRule {
     if places.is_empty() {
         places = usual_places();
     }
-    if api.jwks.is_empty() {
-        let message = match api.keys_uri() {
-            "" => "it has no keys; discovery by the issuer's address is not supported",
-            _ => "keys by address are not fetched yet",
-        };
+    let keys = keys(api, fetched).unwrap_or_else(|message| {
         findings.push(Finding::new(Code::NoKeys, format!("{path}.jwks"), message));
-    } else if !is_key_set(&api.jwks) {
-        let message = "it is no JSON Web Key Set";
-        findings.push(Finding::new(Code::NoKeys, format!("{path}.jwks"), message));
-    }
+        Text::default()
+    });
     let claims = api.output_claim_to_headers.iter();
     let claims = claims.map(|c| {
         (
@@ -110,7 +166,7 @@ fn rule(index: usize, api: &JwtRule, findings: &mut Vec<Finding>) -> TokenRule {
     TokenRule {
         issuer: api.issuer.as_str().into(),
         audiences: texts(&api.audiences),
-        keys: api.jwks.as_str().into(),
+        keys,
         places,
         forward: api.forward_original_token,
         payload_header: (!api.output_payload_to_header.is_empty())
@@ -121,7 +177,8 @@ fn rule(index: usize, api: &JwtRule, findings: &mut Vec<Finding>) -> TokenRule {
     }
 }
 
-fn is_key_set(text: &str) -> bool {
+/// The text is a JSON Web Key Set (RFC 7517, 5).
+pub fn is_key_set(text: &str) -> bool {
     let value: Option<serde_json::Value> = serde_json::from_str(text).ok();
     value.is_some_and(|value| value["keys"].is_array())
 }
@@ -134,7 +191,9 @@ mod tests {
     fn of(spec: serde_json::Value) -> AuthenticationTranslation {
         let object = json!({"metadata": {"name": "a", "namespace": "shop"}, "spec": spec});
         let facts = AuthenticationFacts::of(&serde_json::from_value(object).unwrap());
-        translate(&Mesh::default(), &facts)
+        let uri = KeySource::Uri("https://keys".into());
+        let fetched = [(uri, "{\"keys\": [1]}".into())].into();
+        translate(&Mesh::default(), &facts, &fetched)
     }
 
     #[test]
@@ -165,6 +224,8 @@ mod tests {
             rule(json!({"issuer": "a", "jwksUri": "http://x"})),
             [Code::NoKeys]
         );
+        assert_eq!(rule(json!({"issuer": "https://a"})), [Code::NoKeys]);
+        assert_eq!(rule(json!({"issuer": "a", "jwksUri": "https://keys"})), []);
         assert_eq!(codes(json!({"jwtRules": []})), [Code::InvalidTarget]);
     }
 }

@@ -3,7 +3,7 @@
 use ambit_kube_api::labels;
 use ambit_model::Text;
 use ambit_model::access::Attachment;
-use ambit_translate::authentications::{self, AuthenticationFacts};
+use ambit_translate::authentications::{AuthenticationFacts, KeySource};
 use ambit_translate::labels::selects;
 use ambit_translate::peer_authentication::{Level, PeerFacts};
 use ambit_translate::policies::{self, PolicyFacts};
@@ -27,6 +27,7 @@ impl Engine {
             Change::Policy(key, observed) => self.policy(key, observed),
             Change::Peer(key, observed) => self.peer(key, observed),
             Change::Authentication(key, observed) => self.authentication(key, observed),
+            Change::Keys(source, keys) => self.keys(source, keys),
             Change::Class(name, observed) => self.class(name, observed),
             Change::Gateway(key, observed) => self.gateway(key, observed),
             Change::Route(kind, key, observed) => self.route(kind, key, observed),
@@ -271,15 +272,28 @@ impl Engine {
         };
         let old = old.map(|entry| entry.facts);
         if old != facts {
-            let translate = |facts| authentications::translate(&self.tables.mesh, facts);
+            let translate = |facts| self.tables.authentication(facts);
             let both = old.iter().chain(&facts).map(translate);
             let attachments = both
                 .filter_map(|t| t.authentication)
                 .flat_map(|a| a.attachments);
             let attachments: Vec<Attachment> = attachments.collect();
             self.attached(attachments.into_iter());
+            self.dirty.key_sources = true;
             self.dirty.authentications.insert(key);
         }
+    }
+
+    /// Keys have been fetched, for the first time or anew.
+    fn keys(&mut self, source: KeySource, keys: Text) {
+        let authentications = self.tables.authentications.iter();
+        let asks = authentications.filter(|(_, e)| e.facts.key_sources().any(|s| s == source));
+        for key in asks.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.stale_statuses
+                .object(Kind::RequestAuthentication, &key);
+            self.dirty.authentications.insert(key);
+        }
+        self.tables.keys.insert(source, keys);
     }
 
     fn mark_peer(&mut self, facts: &PeerFacts) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ambit_model::Text;
 use ambit_model::policy::Authorization;
-use ambit_translate::authentications;
+use ambit_translate::authentications::{self, AuthenticationFacts, AuthenticationTranslation};
 use ambit_translate::labels::selects;
 use ambit_translate::peer_authentication::{self as peers, Candidates};
 use ambit_translate::services::service;
@@ -218,12 +218,17 @@ impl Tables {
         }
     }
 
+    /// An authentication as it is sent to waypoints, with the keys that are here.
+    pub(super) fn authentication(&self, facts: &AuthenticationFacts) -> AuthenticationTranslation {
+        authentications::translate(&self.mesh, facts, &self.keys)
+    }
+
     fn derive_authentication(&self, key: &ObjectKey) -> L7Change {
         let entry = self
             .authentications
             .get(key)
             .filter(|e| self.is_active(key, &e.facts.labels));
-        let translated = entry.map(|e| authentications::translate(&self.mesh, &e.facts));
+        let translated = entry.map(|e| self.authentication(&e.facts));
         match translated.and_then(|translation| translation.authentication) {
             Some(authentication) => L7Change::Authentication(Box::new(authentication)),
             None => L7Change::AuthenticationGone(key.text()),

@@ -26,6 +26,8 @@ pub(super) struct Dirty {
     pub static_strict: bool,
     /// What is believed of tokens.
     pub authentications: BTreeSet<ObjectKey>,
+    /// Other keys may be asked for.
+    pub key_sources: bool,
     /// Routes.
     pub routes: BTreeSet<RouteKey>,
     /// Waypoints, or what they are made of.

@@ -6,7 +6,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use ambit_model::access::Attachment;
 use ambit_model::policy::Authorization;
 use ambit_model::service::NamespacedHostname;
-use ambit_translate::authentications;
 use ambit_translate::last_hop::{self, Door, LastHop};
 use ambit_translate::waypoints::{self, Refusal};
 use ambit_translate::workloads::Serves;
@@ -104,7 +103,7 @@ impl Tables {
             let mut attached: HashSet<Attachment> = policies.flatten().cloned().collect();
             for entry in self.authentications.values() {
                 if self.is_active(&entry.facts.key, &entry.facts.labels) {
-                    let translated = authentications::translate(&self.mesh, &entry.facts);
+                    let translated = self.authentication(&entry.facts);
                     attached.extend(
                         translated
                             .authentication

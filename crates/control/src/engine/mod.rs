@@ -26,7 +26,7 @@ use ambit_model::policy::Authorization;
 use ambit_model::route::Route;
 use ambit_model::token::Authentication;
 use ambit_model::{Service, Text, Workload};
-use ambit_translate::authentications::AuthenticationFacts;
+use ambit_translate::authentications::{AuthenticationFacts, KeySource};
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::PolicyFacts;
 use ambit_translate::routes::RouteFacts;
@@ -133,6 +133,8 @@ pub enum Change {
     Peer(ObjectKey, Option<Observed<PeerFacts>>),
     /// A `RequestAuthentication`.
     Authentication(ObjectKey, Option<Observed<AuthenticationFacts>>),
+    /// Keys of issuers, as they have been fetched.
+    Keys(KeySource, Text),
     /// A class of gateways, with its status.
     Class(Text, Option<Observed<ClassFacts>>),
     /// A gateway, with its status.
@@ -204,6 +206,8 @@ pub struct Output {
     pub l7: Vec<L7Change>,
     /// Waypoints are to be looked at: their objects may be other ones now.
     pub gateways: bool,
+    /// Other keys of issuers may be asked for.
+    pub key_sources: bool,
     /// Everything has been seen once with this batch: clients may be answered now.
     pub complete: bool,
     /// There may be statuses to write.
@@ -249,6 +253,7 @@ impl Engine {
             output.complete = true;
             self.dirty.everything = true;
         }
+        output.key_sources = std::mem::take(&mut self.dirty.key_sources) || output.complete;
         output.gateways = std::mem::take(&mut self.dirty.gateways) || output.complete;
         self.derive(&mut output);
         output.statuses = !self.stale_statuses.is_empty();

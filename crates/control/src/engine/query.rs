@@ -1,6 +1,9 @@
 //! Questions that other parts ask of the state.
 
+use std::collections::BTreeSet;
+
 use ambit_model::{Identity, Text};
+use ambit_translate::authentications::KeySource;
 use ambit_translate::{Mesh, ObjectKey, PodFacts};
 
 use super::Engine;
@@ -20,6 +23,13 @@ impl Engine {
     /// Settings of the mesh.
     pub fn mesh(&self) -> &Mesh {
         &self.tables.mesh
+    }
+
+    /// Where keys of issuers are asked for.
+    pub fn key_sources(&self) -> BTreeSet<KeySource> {
+        let all = self.tables.authentications.values();
+        let active = all.filter(|e| self.tables.is_active(&e.facts.key, &e.facts.labels));
+        active.flat_map(|e| e.facts.key_sources()).collect()
     }
 
     /// A pod, whether its namespace is seen or not.

@@ -14,7 +14,7 @@ use ambit_translate::status::{
     Reach, TargetState, access_condition, bound_condition, peer_condition, policy_condition,
     unreadable_condition,
 };
-use ambit_translate::{ObjectKey, PodFacts, authentications, gateway_status};
+use ambit_translate::{ObjectKey, PodFacts, gateway_status};
 
 use super::query::is_covered;
 use super::routes::{kind_of, route_of};
@@ -216,7 +216,7 @@ impl Tables {
         let targets: Vec<_> = self
             .targets(&key.namespace, entry.facts.targets())
             .collect();
-        let findings = authentications::translate(&self.mesh, &entry.facts).findings;
+        let findings = self.authentication(&entry.facts).findings;
         let condition = access_condition(&targets, &findings, entry.facts.generation);
         self.unless_said(
             Kind::RequestAuthentication,

@@ -10,7 +10,7 @@ use ambit_kube_api::status::Condition;
 use ambit_model::Text;
 use ambit_model::access::Attachment;
 use ambit_model::route::RouteKind;
-use ambit_translate::authentications::AuthenticationFacts;
+use ambit_translate::authentications::{AuthenticationFacts, FetchedKeys};
 use ambit_translate::labels::selects;
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::{AccessTranslation, PolicyFacts, Translation};
@@ -95,6 +95,8 @@ pub(super) struct Tables {
     pub policies: BTreeMap<ObjectKey, PolicyEntry>,
     pub peers: BTreeMap<ObjectKey, PeerEntry>,
     pub authentications: BTreeMap<ObjectKey, AuthenticationEntry>,
+    /// Keys that have been fetched.
+    pub keys: FetchedKeys,
     pub classes: BTreeMap<Text, ClassEntry>,
     pub gateways: BTreeMap<ObjectKey, GatewayEntry>,
     pub routes: BTreeMap<RouteKey, RouteEntry>,
@@ -125,6 +127,7 @@ impl Tables {
             policies: BTreeMap::new(),
             peers: BTreeMap::new(),
             authentications: BTreeMap::new(),
+            keys: FetchedKeys::new(),
             classes: BTreeMap::new(),
             gateways: BTreeMap::new(),
             routes: BTreeMap::new(),

@@ -270,3 +270,52 @@ fn a_policy_with_targets_goes_to_waypoints_alone() {
         .unwrap();
     assert_eq!(reason(&of.1), "PartiallyInvalid");
 }
+
+/// The keys of the one authentication that came out, if it did.
+fn keys_of(output: &Output) -> Option<String> {
+    output.l7.iter().find_map(|change| match change {
+        L7Change::Authentication(a) => Some(a.rules[0].keys.to_string()),
+        _ => None,
+    })
+}
+
+#[test]
+fn keys_by_address_are_asked_for_and_kept() {
+    let mut engine = engine();
+    engine.apply([service("reviews", json!({}))]);
+    let object = json!({
+        "metadata": {"name": "a", "namespace": "shop", "generation": 1},
+        "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": "reviews"}],
+            "jwtRules": [{"issuer": "i", "jwksUri": "https://keys"}]
+        }
+    });
+    let observed = Observed {
+        facts: AuthenticationFacts::of(&serde_json::from_value(object).unwrap()),
+        status: Vec::new(),
+    };
+    let key = ObjectKey::new("shop", "a");
+    let output = engine.apply([Change::Authentication(key.clone(), Some(observed))]);
+    assert!(output.key_sources);
+    // No keys yet: no token of the issuer is believed, and the status says why.
+    assert_eq!(keys_of(&output).as_deref(), Some(""));
+    let source = KeySource::Uri("https://keys".into());
+    assert_eq!(engine.key_sources(), [source.clone()].into());
+    assert!(
+        statuses(&mut engine)
+            .iter()
+            .any(|(name, _)| name == "RequestAuthentication shop/a")
+    );
+
+    let keys = r#"{"keys":[]}"#;
+    let output = engine.apply([Change::Keys(source, keys.into())]);
+    assert_eq!(keys_of(&output).as_deref(), Some(keys));
+    let other = KeySource::Issuer("https://other".into());
+    assert_eq!(
+        keys_of(&engine.apply([Change::Keys(other, keys.into())])),
+        None
+    );
+
+    engine.apply([Change::Authentication(key, None)]);
+    assert_eq!(engine.key_sources(), [].into());
+}
