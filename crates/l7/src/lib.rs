@@ -12,6 +12,8 @@ mod body;
 pub mod config;
 mod dispatch;
 mod failure;
+#[cfg(test)]
+mod flood_tests;
 mod forward;
 mod listener;
 mod node;
