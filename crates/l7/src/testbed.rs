@@ -16,6 +16,12 @@ use ambit_runtime::config::Env;
 use ambit_runtime::metrics::Registry;
 use ambit_testkit::TestCa;
 use ambit_transport::hbone::pool::Pool as Tunnels;
+use bytes::Bytes;
+use http::Response;
+use http_body_util::Full;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -208,8 +214,23 @@ fn endpoint() -> Workload {
 
 async fn backend(listener: TcpListener, seen: Arc<Mutex<Seen>>) {
     while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(serve_one(stream, seen.clone()));
+        let seen = seen.clone();
+        tokio::spawn(async move {
+            let mut first = [0; 3];
+            match stream.peek(&mut first).await {
+                Ok(3) if first == *b"PRI" => serve_http2(stream).await,
+                _ => serve_one(stream, seen).await,
+            }
+        });
     }
+}
+
+async fn serve_http2(stream: TcpStream) {
+    let ok = service_fn(|_| async {
+        Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from("ok"))))
+    });
+    let server = http2::Builder::new(TokioExecutor::new());
+    let _ = server.serve_connection(TokioIo::new(stream), ok).await;
 }
 
 /// Answers requests one after the other, and keeps them.
