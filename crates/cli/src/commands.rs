@@ -6,6 +6,7 @@ pub mod kube_flags;
 pub mod manifest;
 pub mod output;
 pub mod portforward;
+pub mod proxy_config;
 pub mod uninstall;
 pub mod version;
 pub mod waypoint;

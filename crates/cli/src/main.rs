@@ -46,6 +46,9 @@ enum Command {
     /// What the node proxies know
     #[command(visible_alias = "zc")]
     ZtunnelConfig(commands::ztunnel_config::Args),
+    /// What a waypoint knows and does
+    #[command(visible_alias = "pc")]
+    ProxyConfig(commands::proxy_config::Args),
     /// Versions of this program and of the mesh
     Version(commands::version::Args),
     /// A cluster on this machine, with nothing installed
@@ -121,6 +124,7 @@ async fn run(command: Command) -> anyhow::Result<i32> {
         Command::Manifest(args) => commands::manifest::run(args).await,
         Command::Waypoint(args) => commands::waypoint::run(args).await,
         Command::ZtunnelConfig(args) => commands::ztunnel_config::run(args).await,
+        Command::ProxyConfig(args) => commands::proxy_config::run(args).await,
         Command::Version(args) => commands::version::run(args).await,
         Command::Kubectl { args } => kubectl::run(args).await,
         Command::Local(command) => ambit_local::run(command).await,

@@ -11,6 +11,7 @@ use ambit_runtime::http::{Router, reply};
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::dispatch::{Destination, Spoken};
 use crate::shared::Shared;
 
 /// The routes of a waypoint on the admin port, beside those of every process.
@@ -39,6 +40,23 @@ fn page(shared: &Shared, effective: &BTreeMap<String, Effective>) -> String {
             "service": config.service.to_string(), "identity": shared.identity.to_string(),
         }),
     );
+    let state = shared.store.load();
+    let served = state
+        .services()
+        .filter(|(service, _)| shared.own().serves(&state, service));
+    // What is spoken on each port of what we serve.
+    let served = served.map(|(service, _)| {
+        let ports = service.ports.keys().map(|port| {
+            let spoken = match Destination::Service(service.clone(), *port).spoken() {
+                Spoken::Http => "HTTP",
+                Spoken::Tcp => "TCP",
+                Spoken::Unknown => "HTTP or TCP",
+            };
+            (port.to_string(), Value::from(spoken))
+        });
+        (service.key().to_string(), Value::Object(ports.collect()))
+    });
+    put("serves", Value::Object(served.collect()));
     put("routes", l7.routes().map(|route| of_route(route)).collect());
     let policies = l7.all_policies().map(|policy| {
         let attachments = policy.attachments.iter().map(|a| format!("{a:?}"));
@@ -71,7 +89,8 @@ fn of_route(route: &Route) -> Value {
             Action::Redirect(redirect) => json!({"redirect": redirect.status}),
             Action::Fail(reason) => json!({"fails": reason}),
         };
-        json!({"name": rule.name, "matches": rule.matches.len(), "backends": backends})
+        let matches: Vec<String> = rule.matches.iter().map(ToString::to_string).collect();
+        json!({"name": rule.name, "matches": matches, "backends": backends})
     });
     json!({
         "kind": route.kind.name(), "namespace": route.namespace, "name": route.name,

@@ -79,7 +79,8 @@ impl Own<'_> {
         }
     }
 
-    fn serves(&self, state: &MeshState, service: &Service) -> bool {
+    /// Whether a service names us as its waypoint.
+    pub(crate) fn serves(&self, state: &MeshState, service: &Service) -> bool {
         let weighted = service.weighted_waypoints.iter().map(|w| &w.destination);
         let mut references = service.waypoint.iter().chain(weighted);
         references.any(|reference| self.is(state, reference))

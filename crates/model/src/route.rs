@@ -4,6 +4,7 @@
 //! puts them in order ([`precedence`] for the Gateway API); an index by path finds it without
 //! looking at all of them.
 
+mod display;
 mod location;
 mod order;
 mod path;

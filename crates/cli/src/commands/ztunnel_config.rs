@@ -1,9 +1,9 @@
 //! `ztunnel-config`: what a node proxy knows and does, from its `/config_dump`.
 
-mod certificates;
+pub mod certificates;
 mod connections;
-mod dump;
-mod log;
+pub mod dump;
+pub mod log;
 mod policies;
 mod services;
 mod target;
@@ -93,11 +93,11 @@ enum Needs {
 }
 
 /// A view of a dump: the objects that are shown, and their table.
-struct View {
+pub struct View {
     /// For JSON and YAML.
-    objects: Value,
+    pub objects: Value,
     /// For people.
-    table: String,
+    pub table: String,
 }
 
 /// Why there is no dump, and the exit code for it.
@@ -184,7 +184,8 @@ async fn load(
     Ok((dump.map_err(failed)?, pod))
 }
 
-fn read(file: &PathBuf) -> anyhow::Result<String> {
+/// The text of a file, or of standard input for `-`.
+pub fn read(file: &PathBuf) -> anyhow::Result<String> {
     if file.as_os_str() == "-" {
         let mut text = String::new();
         std::io::stdin()

@@ -80,7 +80,7 @@ pub async fn run(args: Args, kube: &KubeFlags) -> anyhow::Result<i32> {
 }
 
 /// The request for a change, or for the present levels.
-fn path(level: Option<&str>, reset: bool) -> Result<String, String> {
+pub fn path(level: Option<&str>, reset: bool) -> Result<String, String> {
     if reset {
         return Ok("/logging?level=info&reset".to_owned());
     }
