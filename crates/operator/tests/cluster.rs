@@ -93,6 +93,7 @@ async fn run(client: &Client, set: &[&str]) -> Result<Vec<Event>, OperatorError>
     let options = InstallOptions {
         readiness_timeout: Duration::from_secs(30),
         dry_run: false,
+        ..Default::default()
     };
     install(client, &manifest, &options, &|e| {
         events.lock().expect("lock").push(e)
@@ -225,6 +226,7 @@ async fn what_does_not_become_ready_is_named_with_a_reason() {
     let options = InstallOptions {
         readiness_timeout: Duration::from_secs(1),
         dry_run: false,
+        ..Default::default()
     };
     let error = install(&cluster.client, &manifest, &options, &|_| {})
         .await
