@@ -3,12 +3,13 @@
 use std::error::Error;
 use std::path::Path;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "workload.proto",
     "authorization.proto",
     "zds.proto",
     "ambit/l7.proto",
     "ca.proto",
+    "envoy/auth.proto",
     "envoy/core.proto",
     "envoy/discovery.proto",
     "google/status.proto",

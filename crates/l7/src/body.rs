@@ -17,13 +17,51 @@ pub(crate) enum Body {
     /// Bytes that are here, and trailers.
     Kept(Option<Bytes>, Option<HeaderMap>),
     /// Bytes that are here, and more that comes in.
-    Begun(Option<Bytes>, Incoming),
+    Begun(Option<Bytes>, Box<Body>),
 }
 
 impl Body {
     /// No body.
     pub(crate) fn empty() -> Self {
         Self::Kept(None, None)
+    }
+
+    /// Reads up to a limit ahead; the body is the same as before, with what was read in front.
+    ///
+    /// # Errors
+    /// The client broke off.
+    pub(crate) async fn read_ahead(mut self, limit: usize) -> Result<Self, hyper::Error> {
+        let mut bytes = BytesMut::new();
+        loop {
+            let Some(frame) = self.frame().await.transpose()? else {
+                return Ok(Self::Kept(some(bytes), None));
+            };
+            let frame = match frame.into_data() {
+                Ok(data) => {
+                    bytes.extend_from_slice(&data);
+                    if bytes.len() > limit {
+                        return Ok(Self::Begun(some(bytes), Box::new(self)));
+                    }
+                    continue;
+                }
+                Err(frame) => frame,
+            };
+            if let Ok(trailers) = frame.into_trailers() {
+                return Ok(Self::Kept(some(bytes), Some(trailers)));
+            }
+        }
+    }
+
+    /// What of the body is here, and whether there is more.
+    pub(crate) fn begun(&self) -> (Bytes, bool) {
+        match self {
+            Self::Incoming(incoming) => (Bytes::new(), !incoming.is_end_stream()),
+            Self::Kept(bytes, _) => (bytes.clone().unwrap_or_default(), false),
+            Self::Begun(bytes, rest) => {
+                let more = !rest.is_end_stream();
+                (bytes.clone().unwrap_or_default(), more)
+            }
+        }
     }
 
     /// A text of ours.
@@ -46,9 +84,9 @@ impl http_body::Body for Body {
                 (Some(bytes), _) => Some(Ok(Frame::data(bytes))),
                 (None, trailers) => trailers.take().map(|t| Ok(Frame::trailers(t))),
             }),
-            Self::Begun(bytes, incoming) => match bytes.take() {
+            Self::Begun(bytes, rest) => match bytes.take() {
                 Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                None => Pin::new(incoming).poll_frame(cx),
+                None => Pin::new(&mut **rest).poll_frame(cx),
             },
         }
     }
@@ -57,7 +95,7 @@ impl http_body::Body for Body {
         match self {
             Self::Incoming(incoming) => incoming.is_end_stream(),
             Self::Kept(bytes, trailers) => bytes.is_none() && trailers.is_none(),
-            Self::Begun(bytes, incoming) => bytes.is_none() && incoming.is_end_stream(),
+            Self::Begun(bytes, rest) => bytes.is_none() && rest.is_end_stream(),
         }
     }
 
@@ -67,10 +105,10 @@ impl http_body::Body for Body {
             Self::Kept(bytes, _) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }
-            Self::Begun(bytes, incoming) => {
+            Self::Begun(bytes, rest) => {
                 let (begun, rest) = (
                     bytes.as_ref().map_or(0, |b| b.len() as u64),
-                    incoming.size_hint(),
+                    rest.size_hint(),
                 );
                 let mut hint = SizeHint::new();
                 hint.set_lower(begun + rest.lower());
@@ -93,11 +131,12 @@ pub(crate) enum Replay {
 }
 
 impl Replay {
-    /// A body that is sent as it comes: again only if there is none.
-    pub(crate) fn streamed(incoming: Incoming) -> Self {
-        match incoming.is_end_stream() {
-            true => Self::Whole(None, None),
-            false => Self::Once(Some(Body::Incoming(incoming))),
+    /// A body that is sent as it comes: again only if all of it is here.
+    pub(crate) fn streamed(body: Body) -> Self {
+        match body {
+            Body::Kept(bytes, trailers) => Self::Whole(bytes, trailers),
+            body if body.is_end_stream() => Self::Whole(None, None),
+            body => Self::Once(Some(body)),
         }
     }
 
@@ -105,26 +144,8 @@ impl Replay {
     ///
     /// # Errors
     /// The client broke off.
-    pub(crate) async fn kept(mut incoming: Incoming, limit: usize) -> Result<Self, hyper::Error> {
-        let mut bytes = BytesMut::new();
-        loop {
-            let Some(frame) = incoming.frame().await.transpose()? else {
-                return Ok(Self::Whole(some(bytes), None));
-            };
-            let frame = match frame.into_data() {
-                Ok(data) => {
-                    bytes.extend_from_slice(&data);
-                    if bytes.len() > limit {
-                        return Ok(Self::Once(Some(Body::Begun(some(bytes), incoming))));
-                    }
-                    continue;
-                }
-                Err(frame) => frame,
-            };
-            if let Ok(trailers) = frame.into_trailers() {
-                return Ok(Self::Whole(some(bytes), Some(trailers)));
-            }
-        }
+    pub(crate) async fn kept(body: Body, limit: usize) -> Result<Self, hyper::Error> {
+        Ok(Self::streamed(body.read_ahead(limit).await?))
     }
 
     /// It can be sent again after this time.

@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::body::Body;
+use crate::external::Denial;
 use crate::tokens::Refusal;
 
 /// Why a request was not answered by its backend.
@@ -20,6 +21,12 @@ pub(crate) enum Failure {
     Unauthenticated(Refusal),
     /// A policy refuses it.
     Denied(String),
+    /// The provider that a policy asks refuses it.
+    Refused(Box<Denial>),
+    /// The provider has not answered, for this reason: the status that the mesh wants then.
+    NoVerdict(u16, String),
+    /// Its body is larger than the provider may be shown.
+    BodyTooLarge,
     /// There is no usable endpoint.
     NoEndpoint,
     /// No connection to the endpoint.
@@ -80,6 +87,19 @@ impl Failure {
                 "rbac_access_denied_matched_policy",
                 "RBAC: access denied",
             ),
+            Self::Refused(denial) => told(denial.status, "UAEX", "ext_authz_denied", ""),
+            Self::NoVerdict(status, _) => told(
+                StatusCode::from_u16(*status).unwrap_or(StatusCode::FORBIDDEN),
+                "UAEX",
+                "ext_authz_error",
+                "",
+            ),
+            Self::BodyTooLarge => told(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "-",
+                "request_payload_too_large",
+                "Payload Too Large",
+            ),
             Self::NoEndpoint => told(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "UH",
@@ -130,6 +150,7 @@ impl Failure {
         match self {
             Self::Misconfigured(why)
             | Self::Denied(why)
+            | Self::NoVerdict(_, why)
             | Self::Connect(why)
             | Self::Reset(why) => Some(why),
             Self::Malformed(why) => Some(why),
@@ -143,11 +164,17 @@ impl Failure {
         if grpc {
             return grpc_response(grpc_status(told.status), told.text);
         }
-        let mut response = Response::new(match told.text {
-            "" => Body::empty(),
-            text => Body::full(text),
+        let mut response = Response::new(match (self, told.text) {
+            (Self::Refused(denial), _) => Body::Kept(Some(denial.body.clone()), None),
+            (_, "") => Body::empty(),
+            (_, text) => Body::full(text),
         });
         *response.status_mut() = told.status;
+        if let Self::Refused(denial) = self {
+            for (name, value) in denial.headers.iter().cloned() {
+                response.headers_mut().append(name, value);
+            }
+        }
         if !told.text.is_empty() {
             let plain = HeaderValue::from_static("text/plain");
             response.headers_mut().insert(header::CONTENT_TYPE, plain);
@@ -230,6 +257,8 @@ mod tests {
             (Failure::Misconfigured("x".into()), 500, "NC", 2),
             (Failure::Unauthenticated(Refusal::Expired), 401, "-", 16),
             (Failure::Denied("x".into()), 403, "-", 7),
+            (Failure::NoVerdict(503, "x".into()), 503, "UAEX", 14),
+            (Failure::BodyTooLarge, 413, "-", 2),
             (Failure::NoEndpoint, 503, "UH", 14),
             (Failure::Connect("x".into()), 503, "UF", 14),
             (Failure::Reset("x".into()), 503, "UC", 14),

@@ -43,7 +43,7 @@ pub(crate) async fn forward(
     inbound: &Inbound,
     rule: Option<&Rule>,
     mut parts: Parts,
-    body: Incoming,
+    body: Body,
     record: &mut Record,
 ) -> Result<Answer, Failure> {
     let everything = Forward::default();

@@ -11,6 +11,9 @@ mod admin;
 mod body;
 pub mod config;
 mod dispatch;
+mod external;
+#[cfg(test)]
+mod external_tests;
 mod failure;
 #[cfg(test)]
 mod flood_tests;

@@ -5,6 +5,7 @@
 
 pub(crate) mod authenticate;
 pub(crate) mod authorize;
+pub(crate) mod authorize_external;
 pub(crate) mod cors;
 pub(crate) mod headers;
 pub(crate) mod mirror;
@@ -23,6 +24,8 @@ use crate::forward;
 use crate::record::Record;
 use crate::serve::Inbound;
 use crate::upstream::Back;
+
+use authorize_external::authorize_external;
 
 /// What phases know of a request beside its head.
 pub(crate) struct Exchange {
@@ -47,6 +50,23 @@ pub(crate) async fn answer(
 ) -> Result<Answered, Failure> {
     let (mut parts, body) = request.into_parts();
     let mut exchange = normalize::normalize(&mut parts)?;
+    let body = Body::Incoming(body);
+    let passed = authorize_external(inbound, &mut parts, body, &mut exchange).await?;
+    let (mut response, back) = answer_passed(inbound, parts, passed.body, exchange, record).await?;
+    for (name, value) in passed.to_client {
+        response.headers_mut().append(name, value);
+    }
+    Ok((response, back))
+}
+
+/// Takes a request through the phases behind `authorize-external`.
+async fn answer_passed(
+    inbound: &Inbound,
+    mut parts: Parts,
+    body: Body,
+    mut exchange: Exchange,
+    record: &mut Record,
+) -> Result<Answered, Failure> {
     authenticate::authenticate(inbound, &mut parts, &mut exchange)?;
     authorize::authorize(inbound, &parts, &exchange)?;
     let met = route(inbound, &parts, &exchange)?;

@@ -192,12 +192,10 @@ impl Handler<l7::Route> for RouteHandler {
     fn handle(&self, resources: Vec<Received<l7::Route>>, removed: Vec<String>) -> Vec<Rejected> {
         let (routes, rejected) = converted::<_, Route>(resources);
         self.0.change(|state| {
-            for route in routes {
-                state.routes.insert(Arc::new(route));
-            }
-            for key in removed {
-                state.routes.remove(&key.into());
-            }
+            let routes = routes.into_iter().map(Arc::new).collect();
+            state
+                .routes
+                .change(routes, removed.into_iter().map(Text::from));
         });
         rejected
     }
@@ -267,6 +265,7 @@ mod tests {
             action: Action::Deny,
             rules: vec![AccessRule::default()],
             dry_run: false,
+            provider: None,
             requires: Vec::new(),
         };
         Received {

@@ -17,6 +17,7 @@ use crate::dispatch::Destination;
 use crate::failure::Failure;
 use crate::forward;
 use crate::phases::authorize;
+use crate::phases::authorize_external::authorize_connection;
 use crate::serve::Inbound;
 use crate::shared::{Client, Worker};
 use crate::upstream::{self, Endpoint, Io};
@@ -37,13 +38,19 @@ pub(crate) async fn serve(
         destination: destination.clone(),
         asked,
     };
-    let chosen = authorized(&inbound).and_then(|()| choose(&inbound));
+    let authorized = match authorize_connection(&inbound).await {
+        Ok(()) => authorized(&inbound),
+        Err(failure) => Err(failure),
+    };
+    let chosen = authorized.and_then(|()| choose(&inbound));
     let endpoint = chosen.as_ref().ok();
     let record = open(&inbound, endpoint.map(|(endpoint, _)| endpoint), start);
     let result = match chosen {
         Ok((endpoint, _)) => carry(&inbound, &endpoint, seen, stream, &record).await,
         Err(failure) => Err(match failure {
             Failure::Denied(reason) => Broken::denied(reason),
+            Failure::Refused(_) => Broken::denied("the provider refuses it".to_owned()),
+            Failure::NoVerdict(_, reason) => Broken::denied(reason),
             other => Broken::new(other.reason().unwrap_or(other.details())),
         }),
     };
@@ -53,16 +60,10 @@ pub(crate) async fn serve(
 fn authorized(inbound: &Inbound) -> Result<(), Failure> {
     let state = inbound.worker.shared.l7.load();
     let service = inbound.destination.service().map(|service| service.key());
-    let request = access::Request {
-        identity: inbound.client.identity.as_ref(),
-        source: inbound.client.address.ip(),
-        remote: inbound.client.address.ip(),
-        destination: inbound.asked,
-        sni: None,
-        http: None,
-    };
     let policies = state.policies(service.as_ref());
-    authorize::verdict(access::decide(policies, &request))
+    authorize::with_request(inbound, None, |request| {
+        authorize::verdict(access::decide(policies, request))
+    })
 }
 
 /// The endpoint of the backend that a route draws, or of the service itself.

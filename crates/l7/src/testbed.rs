@@ -69,6 +69,7 @@ struct Seen {
 pub(crate) struct Testbed {
     inbound: Inbound,
     seen: Arc<Mutex<Seen>>,
+    writer: store::Writer,
     _certificates: tempfile::TempDir,
 }
 
@@ -112,8 +113,19 @@ impl Testbed {
         Self {
             inbound,
             seen,
+            writer,
             _certificates: folder,
         }
+    }
+
+    /// Something else is known of the mesh.
+    pub(crate) fn know(&mut self, changes: Vec<Change>) {
+        self.writer.apply(changes);
+    }
+
+    /// What is known of requests.
+    pub(crate) fn l7(&self) -> Store {
+        self.inbound.worker.shared.l7.clone()
     }
 
     /// A connection to it.
@@ -183,10 +195,15 @@ pub(crate) fn service_key() -> NamespacedHostname {
 }
 
 fn service(port: u16) -> Service {
+    service_of(service_key(), port)
+}
+
+/// A service whose port 80 is this port of its endpoints.
+pub(crate) fn service_of(key: NamespacedHostname, port: u16) -> Service {
     let NamespacedHostname {
         namespace,
         hostname,
-    } = service_key();
+    } = key;
     Service {
         name: "echo".into(),
         namespace,
@@ -202,12 +219,17 @@ fn service(port: u16) -> Service {
 }
 
 fn endpoint() -> Workload {
+    endpoint_of("echo-1", service_key())
+}
+
+/// An endpoint of a service, on this machine.
+pub(crate) fn endpoint_of(name: &str, service: NamespacedHostname) -> Workload {
     Workload {
-        uid: "echo-1".into(),
-        name: "echo-1".into(),
+        uid: name.into(),
+        name: name.into(),
         namespace: "shop".into(),
         addresses: vec!["127.0.0.1".parse().unwrap()],
-        services: [(service_key(), Default::default())].into(),
+        services: [(service, Default::default())].into(),
         ..Workload::default()
     }
 }

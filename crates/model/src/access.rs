@@ -12,11 +12,13 @@ mod attributes;
 mod decide;
 mod key;
 mod path;
+mod provider;
 
 pub use attributes::{Claim, Head, Request, Token};
-pub use decide::{Asked, Decision, Verdict, decide};
+pub use decide::{Asked, Decision, Verdict, asked, decide};
 pub use key::range;
 pub use path::{PathPattern, string_match};
+pub use provider::{CheckProtocol, HttpCheck, Provider, ShownBody};
 
 use ipnet::IpNet;
 
@@ -24,9 +26,8 @@ use crate::policy::{ServiceAccountMatch, StringMatch};
 use crate::service::NamespacedHostname;
 use crate::{Identity, Text};
 
-/// Features that this build enforces, beside what every proxy does. `custom` (providers) is not
-/// among them yet: what asks for it is closed.
-pub const FEATURES: &[&str] = &["jwt"];
+/// Features that this build enforces, beside what every proxy does.
+pub const FEATURES: &[&str] = &["jwt", "custom"];
 
 /// What a matching policy does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +64,8 @@ pub struct AccessPolicy {
     pub attachments: Vec<Attachment>,
     /// What it does.
     pub action: Action,
+    /// Who is asked, for `CUSTOM`; `None` where nobody is known by that name, which closes.
+    pub provider: Option<Provider>,
     /// Alternatives. Without any it never matches.
     pub rules: Vec<AccessRule>,
     /// It is only noted.
@@ -72,6 +75,11 @@ pub struct AccessPolicy {
 }
 
 impl AccessPolicy {
+    /// Somebody else is asked.
+    pub fn asks(&self) -> bool {
+        matches!(self.action, Action::Custom(_))
+    }
+
     /// The key of the policy, `namespace/name`.
     pub fn key(&self) -> Text {
         format!("{}/{}", self.namespace, self.name).into()

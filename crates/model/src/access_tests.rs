@@ -16,6 +16,7 @@ fn policy(name: &str, action: Action, rules: Vec<AccessRule>) -> AccessPolicy {
         action,
         rules,
         dry_run: false,
+        provider: None,
         requires: Vec::new(),
     }
 }
@@ -239,13 +240,19 @@ fn who_is_asked_and_what_is_noted() {
     with(head("GET", "/", None), |request| {
         let decision = decide(policies.iter(), request);
         assert_eq!(decision.verdict, Verdict::Pass);
-        assert_eq!(&**decision.ask[0].provider, "judge");
+        let asked = asked(policies.iter(), request);
+        assert_eq!(&**asked[0].provider, "judge");
         assert_eq!(&*decision.audit[0].name, "note");
         assert!(matches!(decision.dry_run, Some(Verdict::Denied(_))));
     });
+    // What cannot be known of a connection asks.
+    with(None, |request| {
+        assert_eq!(asked(policies.iter(), request).len(), 1)
+    });
     with(head("POST", "/", None), |request| {
         let decision = decide(policies.iter(), request);
-        assert!(decision.ask.is_empty() && decision.audit.is_empty());
+        assert!(decision.audit.is_empty());
+        assert!(asked(policies.iter(), request).is_empty());
     });
 }
 

@@ -12,6 +12,7 @@ use ambit_model::policy::{ServiceAccountMatch, StringMatch};
 use ipnet::IpNet;
 
 use crate::convert::ConvertError;
+use crate::convert_provider::provider;
 use crate::convert_route::{service, service_key};
 use crate::l7 as pb;
 
@@ -42,6 +43,7 @@ impl TryFrom<pb::Policy> for AccessPolicy {
             attachments: m.attachments.into_iter().filter_map(attachment).collect(),
             action,
             dry_run: m.dry_run,
+            provider: m.asks.and_then(provider),
             requires: texts(m.requires),
         })
     }
@@ -119,7 +121,7 @@ fn condition(m: pb::Condition, namespace: &Text) -> Option<Condition> {
     })
 }
 
-fn string(m: pb::TextMatch) -> Option<StringMatch> {
+pub(crate) fn string(m: pb::TextMatch) -> Option<StringMatch> {
     use pb::text_match::Kind;
     Some(match m.kind? {
         Kind::Exact(text) => StringMatch::Exact(text.into()),
@@ -158,6 +160,7 @@ impl From<&AccessPolicy> for pb::Policy {
             rules: policy.rules.iter().map(Into::into).collect(),
             dry_run: policy.dry_run,
             requires: policy.requires.iter().map(ToString::to_string).collect(),
+            asks: policy.provider.as_ref().map(Into::into),
         }
     }
 }
@@ -249,7 +252,7 @@ impl From<&Condition> for pb::Condition {
     }
 }
 
-fn of_string(text: &StringMatch) -> pb::TextMatch {
+pub(crate) fn of_string(text: &StringMatch) -> pb::TextMatch {
     use pb::text_match::Kind;
     let kind = match text {
         StringMatch::Exact(text) => Kind::Exact(text.to_string()),

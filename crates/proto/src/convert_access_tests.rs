@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use ambit_model::access::{CheckProtocol, HttpCheck, Provider, ShownBody};
+
 use super::*;
 use ambit_model::service::NamespacedHostname;
 
@@ -55,8 +59,45 @@ fn all_of_it() -> AccessPolicy {
             requires: vec!["jwt".into()],
         }],
         dry_run: true,
+        provider: Some(judge()),
         requires: vec!["custom".into()],
     }
+}
+
+fn judge() -> Provider {
+    let list = || {
+        vec![
+            StringMatch::Exact("a".into()),
+            StringMatch::Prefix("b".into()),
+        ]
+    };
+    Provider {
+        service: NamespacedHostname::new("ns", "judge"),
+        port: 9000,
+        timeout: Duration::from_millis(1500),
+        fail_open: true,
+        status_on_error: 503,
+        body: Some(ShownBody {
+            max_bytes: 7,
+            partial: true,
+            raw: true,
+        }),
+        protocol: CheckProtocol::Http(Box::new(HttpCheck {
+            path_prefix: "/check".into(),
+            request_headers: list(),
+            additional_headers: vec![("n".into(), "v".into())],
+            to_backend: list(),
+            to_client_on_allow: list(),
+            to_client_on_deny: list(),
+        })),
+    }
+}
+
+#[test]
+fn a_provider_that_cannot_be_read_is_none() {
+    let mut message = pb::Policy::from(&all_of_it());
+    message.asks.as_mut().unwrap().protocol = None;
+    assert_eq!(AccessPolicy::try_from(message).unwrap().provider, None);
 }
 
 #[test]

@@ -517,7 +517,7 @@ fn text(text: Option<&Text>) -> String {
 }
 
 /// Longer than what the message can say is as good as what it can.
-fn span(duration: Duration) -> prost_types::Duration {
+pub(crate) fn span(duration: Duration) -> prost_types::Duration {
     prost_types::Duration::try_from(duration).unwrap_or(prost_types::Duration {
         seconds: i64::MAX,
         nanos: 0,

@@ -11,6 +11,7 @@ mod generated {
 pub mod convert;
 mod convert_access;
 mod convert_policy;
+mod convert_provider;
 mod convert_route;
 mod convert_token;
 
@@ -44,6 +45,11 @@ pub mod discovery {
     pub use crate::generated::envoy::config::core::v3::{Locality, Node};
     pub use crate::generated::envoy::service::discovery::v3::*;
     pub use crate::generated::google::rpc::Status;
+}
+
+/// External authorization: package `envoy.service.auth.v3`.
+pub mod auth {
+    pub use crate::generated::envoy::service::auth::v3::*;
 }
 
 /// Type URLs of the resources on a discovery stream.

@@ -38,6 +38,8 @@ pub enum Code {
     InvalidTarget,
     /// An issuer of tokens without keys.
     NoKeys,
+    /// A provider that the mesh configuration does not have.
+    UnknownProvider,
     /// A `PeerAuthentication` with a selector in the root namespace.
     SelectorInRootNamespace,
     /// Port-level settings without a selector.
@@ -56,6 +58,8 @@ pub enum Code {
     MeshConfigInvalidValue,
     /// A key of Istio's mesh configuration that would change what is allowed, and is not honoured.
     MeshConfigNotHonoured,
+    /// A provider in the mesh configuration that cannot be used.
+    UnusableProvider,
     /// An object that the API server gave cannot be read.
     UnreadableObject,
 }
@@ -79,6 +83,7 @@ impl Code {
             Self::NoWorkloads => 1014,
             Self::InvalidTarget => 1015,
             Self::NoKeys => 1016,
+            Self::UnknownProvider => 1017,
             Self::SelectorInRootNamespace => 1101,
             Self::PortsWithoutSelector => 1102,
             Self::OlderWins => 1103,
@@ -88,6 +93,7 @@ impl Code {
             Self::MeshConfigUnknownOwnKey => 1203,
             Self::MeshConfigInvalidValue => 1204,
             Self::MeshConfigNotHonoured => 1205,
+            Self::UnusableProvider => 1206,
             Self::UnreadableObject => 1301,
         }
     }
@@ -108,6 +114,7 @@ impl Code {
             | Self::UnsupportedForm
             | Self::InvalidTarget
             | Self::NoKeys
+            | Self::UnknownProvider
             | Self::SelectorInRootNamespace
             | Self::PortsWithoutSelector
             | Self::MeshConfigUnreadable
@@ -117,6 +124,7 @@ impl Code {
             Self::HttpAttributes
             | Self::NoWorkloads
             | Self::OlderWins
+            | Self::UnusableProvider
             | Self::MeshConfigUnknownKey
             | Self::MeshConfigNotHonoured => Severity::Warning,
             Self::DisableIsPermissive => Severity::Info,
@@ -150,6 +158,12 @@ impl Code {
             Self::UnsupportedForm => "use an exact value, or a prefix such as td*",
             Self::NoKeys => {
                 "give its keys as jwks; until then every token of the issuer is refused"
+            }
+            Self::UnknownProvider => {
+                "add it to meshConfig.extensionProviders, as envoyExtAuthzGrpc or envoyExtAuthzHttp"
+            }
+            Self::UnusableProvider => {
+                "correct it; until then policies that name it refuse what they match"
             }
             Self::InvalidTarget => {
                 "name a Service or Gateway of the policy's namespace, or, in the root namespace, \

@@ -16,6 +16,7 @@ pub mod mesh;
 pub mod mesh_config;
 pub mod peer_authentication;
 pub mod policies;
+pub mod providers;
 pub mod route_status;
 pub mod routes;
 pub mod scope;

@@ -7,6 +7,7 @@ use ambit_model::identity::DEFAULT_TRUST_DOMAIN;
 use crate::labels::Labels;
 use crate::last_hop::LastHop;
 use crate::mesh_config::AccessLog;
+use crate::providers::Providers;
 
 /// Settings that outputs depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Mesh {
     pub last_hop: LastHop,
     /// What waypoints write for each request.
     pub access_log: AccessLog,
+    /// Who can be asked about requests.
+    pub providers: Providers,
 }
 
 impl Default for Mesh {
@@ -44,6 +47,7 @@ impl Default for Mesh {
             dry_run: false,
             last_hop: LastHop::default(),
             access_log: AccessLog::default(),
+            providers: Providers::default(),
         }
     }
 }

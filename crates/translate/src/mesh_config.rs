@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::findings::{Code, Finding, Severity};
 use crate::key::ObjectKey;
+use crate::providers::{self, Providers};
 
 /// The settings that mean something here.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +29,8 @@ pub struct MeshConfig {
     pub trusted_node_accounts: Vec<ObjectKey>,
     /// What waypoints write for each request.
     pub access_log: AccessLog,
+    /// Who can be asked about requests.
+    pub providers: Providers,
 }
 
 /// The access log of waypoints.
@@ -49,6 +52,7 @@ impl Default for MeshConfig {
             discovery_selectors: Vec::new(),
             trusted_node_accounts: Vec::new(),
             access_log: AccessLog::default(),
+            providers: Providers::default(),
         }
     }
 }
@@ -113,6 +117,7 @@ fn read(yaml: &str, findings: &mut Vec<Finding>) -> Option<MeshConfig> {
         config.trusted_node_accounts = own_section(value, findings);
     }
     config.access_log = access_log(&mut keys, findings);
+    config.providers = extension_providers(&mut keys, findings);
     for key in keys.keys().filter(|k| NOT_HONOURED.contains(&k.as_str())) {
         let message = "it has no effect: whom the mesh trusts and what it shares stays as it is";
         findings.push(Finding::new(
@@ -131,6 +136,22 @@ fn read(yaml: &str, findings: &mut Vec<Finding>) -> Option<MeshConfig> {
         ));
     }
     Some(config)
+}
+
+/// A provider that cannot be used is left out: a policy that names it closes.
+fn extension_providers(keys: &mut Map<String, Value>, findings: &mut Vec<Finding>) -> Providers {
+    let list = match keys.remove("extensionProviders") {
+        None | Some(Value::Null) => return Providers::default(),
+        Some(Value::Array(list)) => list,
+        Some(_) => {
+            findings.push(invalid("extensionProviders", "it is no list"));
+            return Providers::default();
+        }
+    };
+    providers::parse(&list, |number, why| {
+        let key = format!("extensionProviders[{number}]");
+        findings.push(Finding::new(Code::UnusableProvider, key, why));
+    })
 }
 
 fn access_log(keys: &mut Map<String, Value>, findings: &mut Vec<Finding>) -> AccessLog {
@@ -262,7 +283,6 @@ const OTHER_ISTIO_KEYS: &[&str] = &[
     "enableEnvoyAccessLogService",
     "enablePrometheusMerge",
     "enableTracing",
-    "extensionProviders",
     "h2UpgradePolicy",
     "hboneIdleTimeout",
     "inboundClusterStatName",

@@ -341,6 +341,7 @@ impl Engine {
         mesh.trust_domain = tables.config.trust_domain.clone();
         mesh.root_namespace = tables.config.root_namespace.clone();
         mesh.access_log = tables.config.access_log.clone();
+        mesh.providers = tables.config.providers.clone();
         if let Some(system) = tables.namespaces.get(&tables.settings.system_namespace) {
             mesh.network = system.network();
         }

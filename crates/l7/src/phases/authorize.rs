@@ -7,7 +7,7 @@ use super::{Exchange, pairs};
 use crate::failure::Failure;
 use crate::serve::Inbound;
 
-/// Lets a request pass, or refuses it. The caller is who TLS has shown, never what a header says.
+/// Lets a request pass, or refuses it.
 pub(crate) fn authorize(
     inbound: &Inbound,
     parts: &Parts,
@@ -19,24 +19,36 @@ pub(crate) fn authorize(
     if policies.peek().is_none() {
         return Ok(());
     }
-    let headers = pairs(&parts.headers);
-    let head = access::Head {
+    with_request(inbound, Some((parts, exchange)), |request| {
+        verdict(access::decide(policies, request))
+    })
+}
+
+/// Hands what policies ask about to `decide`: a request, or, without one, a connection. The caller is
+/// who TLS has shown, never what a header says.
+pub(crate) fn with_request<T>(
+    inbound: &Inbound,
+    request: Option<(&Parts, &Exchange)>,
+    decide: impl FnOnce(&access::Request<'_>) -> T,
+) -> T {
+    let headers = request.map(|(parts, _)| pairs(&parts.headers));
+    let headers = headers.unwrap_or_default();
+    let head = request.map(|(parts, exchange)| access::Head {
         method: parts.method.as_str(),
         authority: &exchange.authority,
         path: &exchange.path,
         headers: &headers,
         token: exchange.token.as_ref(),
-    };
+    });
     let client = &inbound.client;
-    let request = access::Request {
+    decide(&access::Request {
         identity: client.identity.as_ref(),
         source: client.address.ip(),
         remote: client.address.ip(),
         destination: inbound.asked,
         sni: None,
-        http: Some(head),
-    };
-    verdict(access::decide(policies, &request))
+        http: head,
+    })
 }
 
 /// What a decision comes to.
@@ -46,15 +58,6 @@ pub(crate) fn verdict(decision: Decision<'_>) -> Result<(), Failure> {
     }
     if let Some(verdict) = &decision.dry_run {
         tracing::info!(target: "rbac", "policies on trial would say: {}", name(verdict));
-    }
-    if let Some(asked) = decision.ask.first() {
-        // There is no provider of this name: what cannot be asked does not pass.
-        let reason = format!(
-            "provider {:?} of {} is not known",
-            asked.provider,
-            asked.policy.key()
-        );
-        return Err(Failure::Denied(reason));
     }
     match decision.verdict {
         Verdict::Pass => Ok(()),

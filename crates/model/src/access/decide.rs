@@ -26,10 +26,8 @@ pub enum Verdict<'a> {
 /// A verdict, and what is noted beside it.
 #[derive(Debug)]
 pub struct Decision<'a> {
-    /// What becomes of the request, once those of [`Self::ask`] agree.
+    /// What becomes of the request.
     pub verdict: Verdict<'a>,
-    /// Who is asked before.
-    pub ask: Vec<Asked<'a>>,
     /// Policies of the action `AUDIT` that match.
     pub audit: Vec<&'a AccessPolicy>,
     /// What the policies that are only noted would say; none where there is none.
@@ -45,24 +43,32 @@ pub struct Asked<'a> {
     pub policy: &'a AccessPolicy,
 }
 
+/// Who is asked about a request before its tokens are looked at and [`decide`] decides: the providers
+/// of the `CUSTOM` policies that match it.
+pub fn asked<'a>(
+    policies: impl Iterator<Item = &'a AccessPolicy>,
+    request: &Request<'_>,
+) -> Vec<Asked<'a>> {
+    let subject = Subject::new(request);
+    let asks = policies.filter_map(|policy| match &policy.action {
+        Action::Custom(provider) if !policy.dry_run && subject.matches(policy) => {
+            Some(Asked { provider, policy })
+        }
+        _ => None,
+    });
+    asks.collect()
+}
+
 /// Decides about a request by the policies that are attached to where it goes.
 pub fn decide<'a>(
     policies: impl Iterator<Item = &'a AccessPolicy> + Clone,
     request: &Request<'_>,
 ) -> Decision<'a> {
-    let subject = Subject {
-        request,
-        principal: OnceCell::new(),
-    };
+    let subject = Subject::new(request);
     let of = |dry_run: bool| policies.clone().filter(move |p| p.dry_run == dry_run);
     let any_dry_run = of(true).next().is_some();
-    let ask = of(false).filter_map(|policy| match &policy.action {
-        Action::Custom(provider) if subject.matches(policy) => Some(Asked { provider, policy }),
-        _ => None,
-    });
     let audit = of(false).filter(|p| p.action == Action::Audit && subject.matches(p));
     Decision {
-        ask: ask.collect(),
         audit: audit.collect(),
         verdict: subject.verdict(of(false)),
         dry_run: any_dry_run.then(|| subject.verdict(of(true))),
@@ -75,7 +81,14 @@ struct Subject<'a> {
     principal: OnceCell<Option<String>>,
 }
 
-impl Subject<'_> {
+impl<'s> Subject<'s> {
+    fn new(request: &'s Request<'s>) -> Self {
+        Self {
+            request,
+            principal: OnceCell::new(),
+        }
+    }
+
     fn verdict<'a>(&self, policies: impl Iterator<Item = &'a AccessPolicy> + Clone) -> Verdict<'a> {
         let with = |action: Action| policies.clone().filter(move |p| p.action == action);
         if let Some(policy) = with(Action::Deny).find(|policy| self.matches(policy)) {

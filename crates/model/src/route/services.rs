@@ -1,6 +1,6 @@
 //! The tables of all services, made of all routes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::order::{Age, precedence};
@@ -122,20 +122,27 @@ impl Rules {
 }
 
 impl Routes {
-    /// A route is new, or different.
-    pub fn insert(&mut self, route: Arc<Route>) {
-        let key = route.key();
-        self.remove(&key);
-        for service in parents(&route) {
-            let routes = self.by_parent.entry(service.clone()).or_default();
-            routes.insert(key.clone(), route.clone());
+    /// Routes are new or different, and those of some keys are gone. The tables of each parent are
+    /// made once, however many of its routes have changed.
+    pub fn change(&mut self, set: Vec<Arc<Route>>, gone: impl IntoIterator<Item = Text>) {
+        let mut touched = BTreeSet::new();
+        for key in gone {
+            self.take_out(&key, &mut touched);
         }
-        self.routes.insert(key, route.clone());
-        parents(&route).for_each(|service| self.compile(service));
+        for route in set {
+            let key = route.key();
+            self.take_out(&key, &mut touched);
+            for service in parents(&route) {
+                let routes = self.by_parent.entry(service.clone()).or_default();
+                routes.insert(key.clone(), route.clone());
+                touched.insert(service.clone());
+            }
+            self.routes.insert(key, route);
+        }
+        touched.iter().for_each(|service| self.compile(service));
     }
 
-    /// The route of this key is gone.
-    pub fn remove(&mut self, key: &Text) {
+    fn take_out(&mut self, key: &Text, touched: &mut BTreeSet<NamespacedHostname>) {
         let Some(route) = self.routes.remove(key) else {
             return;
         };
@@ -146,7 +153,7 @@ impl Routes {
                     self.by_parent.remove(service);
                 }
             }
-            self.compile(service);
+            touched.insert(service.clone());
         }
     }
 
@@ -195,7 +202,7 @@ impl Routes {
 /// The services of a route, each once.
 fn parents(route: &Route) -> impl Iterator<Item = &NamespacedHostname> {
     let services = route.parents.iter().map(|parent| &parent.service);
-    let services: std::collections::BTreeSet<_> = services.collect();
+    let services: BTreeSet<_> = services.collect();
     services.into_iter()
 }
 

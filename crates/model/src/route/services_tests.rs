@@ -49,27 +49,27 @@ fn met(routes: &Routes, port: u16, path: &str) -> Option<String> {
 fn routes_of_a_service_are_one_table() {
     let mut routes = Routes::default();
     assert_eq!(met(&routes, 80, "/"), None);
-    routes.insert(route("old", 1, None, &["/a"]));
-    routes.insert(route("new", 2, None, &["/a", "/a/b"]));
+    routes.change(vec![route("old", 1, None, &["/a"])], []);
+    routes.change(vec![route("new", 2, None, &["/a", "/a/b"])], []);
     assert_eq!(met(&routes, 80, "/a/b/c").unwrap(), "new/a/b");
     assert_eq!(met(&routes, 80, "/a").unwrap(), "old/a");
     assert_eq!(met(&routes, 80, "/x").unwrap(), "404");
-    routes.remove(&"HTTPRoute/shop/old".into());
+    routes.change(vec![], ["HTTPRoute/shop/old".into()]);
     assert_eq!(met(&routes, 80, "/a").unwrap(), "new/a");
-    routes.remove(&"HTTPRoute/shop/new".into());
+    routes.change(vec![], ["HTTPRoute/shop/new".into()]);
     assert_eq!(met(&routes, 80, "/a"), None);
 }
 
 #[test]
 fn a_route_of_a_port_is_for_that_port() {
     let mut routes = Routes::default();
-    routes.insert(route("all", 1, None, &["/"]));
-    routes.insert(route("one", 2, Some(81), &["/a"]));
+    routes.change(vec![route("all", 1, None, &["/"])], []);
+    routes.change(vec![route("one", 2, Some(81), &["/a"])], []);
     assert_eq!(met(&routes, 80, "/a").unwrap(), "all/");
     assert_eq!(met(&routes, 81, "/a").unwrap(), "one/a");
     assert_eq!(met(&routes, 81, "/b").unwrap(), "all/");
     // The same route again, for another port.
-    routes.insert(route("one", 2, Some(82), &["/a"]));
+    routes.change(vec![route("one", 2, Some(82), &["/a"])], []);
     assert_eq!(met(&routes, 81, "/a").unwrap(), "all/");
     assert_eq!(met(&routes, 82, "/a").unwrap(), "one/a");
 }
@@ -82,9 +82,25 @@ fn connections_follow_the_oldest_route() {
         route.kind = RouteKind::Tcp;
         Arc::new(route)
     };
-    routes.insert(tcp("new", 2));
-    routes.insert(tcp("old", 1));
+    routes.change(vec![tcp("new", 2)], []);
+    routes.change(vec![tcp("old", 1)], []);
     let rules = routes.rules(&host(), 80).unwrap();
     assert!(rules.is_empty(), "requests pass as they are");
     assert_eq!(&*rules.for_connections().unwrap().0.name, "old");
+}
+
+#[test]
+fn many_changes_at_once_are_as_one_after_the_other() {
+    let mut routes = Routes::default();
+    let first = vec![
+        route("a", 1, None, &["/a"]),
+        route("b", 2, Some(81), &["/b"]),
+    ];
+    routes.change(first, []);
+    let second = vec![route("a", 1, None, &["/c"]), route("d", 3, None, &["/d"])];
+    routes.change(second, ["HTTPRoute/shop/b".into()]);
+    assert_eq!(met(&routes, 80, "/a").unwrap(), "404");
+    assert_eq!(met(&routes, 80, "/c").unwrap(), "a/c");
+    assert_eq!(met(&routes, 81, "/d").unwrap(), "d/d");
+    assert_eq!(met(&routes, 81, "/b").unwrap(), "404");
 }

@@ -12,8 +12,8 @@ use ambit_kube_api::security::authorization_policy::{
 use ambit_kube_api::selector::{PolicyTargetReference, UnknownFields};
 use ambit_model::Text;
 use ambit_model::access::{
-    AccessPolicy, AccessRule, Action, Attachment, Condition, Key, Operation, PathPattern, Source,
-    Value, Values,
+    AccessPolicy, AccessRule, Action, Attachment, Condition, Key, Operation, PathPattern, Provider,
+    Source, Value, Values,
 };
 use ambit_model::service::NamespacedHostname;
 
@@ -53,16 +53,22 @@ pub fn translate(mesh: &Mesh, facts: &PolicyFacts) -> Option<AccessTranslation> 
         }
     };
     let mut requires = reader.unknown("spec", &spec.unknown);
-    if matches!(action, Action::Custom(_)) {
-        requires.push("custom".into());
-    }
     let numbered = spec.rules.iter().enumerate();
-    let rules = numbered.map(|(i, rule)| reader.rule(i, rule)).collect();
+    let mut rules: Vec<_> = numbered.map(|(i, rule)| reader.rule(i, rule)).collect();
+    let provider = match &action {
+        Action::Custom(name) => {
+            requires.push("custom".into());
+            rules.iter_mut().for_each(|rule| reader.before_tokens(rule));
+            reader.provider(mesh, name)
+        }
+        _ => None,
+    };
     let policy = AccessPolicy {
         namespace: facts.key.namespace.clone(),
         name: facts.key.name.clone(),
         attachments,
         action,
+        provider,
         rules,
         dry_run: facts.dry_run,
         requires,
@@ -313,6 +319,30 @@ impl Reader<'_> {
         Some(Condition { key, values })
     }
 
+    /// The provider of a policy. Where there is none of the name, the policy closes.
+    fn provider(&mut self, mesh: &Mesh, name: &Text) -> Option<Provider> {
+        let provider = mesh.providers.get(name).cloned();
+        if provider.is_none() {
+            let message = format!(
+                "the mesh configuration has no provider {name:?} that can be asked; what the rules \
+                 match is refused"
+            );
+            self.finding(Code::UnknownProvider, "spec.provider.name", message);
+        }
+        provider
+    }
+
+    /// Providers are asked before tokens are looked at: a rule about tokens asks about everything.
+    fn before_tokens(&mut self, rule: &mut AccessRule) {
+        if !rule.requires.iter().any(|feature| **feature == *"jwt") {
+            return;
+        }
+        let message = "CUSTOM policies cannot ask about tokens, which are looked at later; the \
+                       provider is asked about every request instead";
+        self.finding(Code::UnsupportedForm, "spec.rules", message.to_owned());
+        rule.requires.push("custom:jwt".into());
+    }
+
     /// Features that stand for fields of a newer API.
     fn unknown(&mut self, path: &str, fields: &UnknownFields) -> Vec<Text> {
         let mut requires = Vec::new();
@@ -427,6 +457,31 @@ mod tests {
                 {"key": "request.auth.claims[groups]", "notValues": ["b"]}
             ]
         }]})));
+    }
+
+    #[test]
+    fn providers() {
+        let custom = |rule: Json| json!({"action": "CUSTOM", "provider": {"name": "judge"}, "rules": [rule]});
+        let unknown = service(custom(json!({})));
+        assert_eq!(unknown.findings[0].code, Code::UnknownProvider);
+        assert_eq!(unknown.policy.unwrap().provider, None);
+
+        let mut mesh = Mesh::default();
+        let list = json!([{"name": "judge", "envoyExtAuthzGrpc": {"service": "a/b", "port": 1}}]);
+        mesh.providers =
+            crate::providers::parse(list.as_array().unwrap(), |_, why| panic!("{why}"));
+        let of_mesh = |rule: Json| {
+            let mut spec = custom(rule);
+            spec["targetRefs"] = json!([{"kind": "Service", "name": "reviews"}]);
+            let object = json!({"metadata": {"name": "p", "namespace": "shop"}, "spec": spec});
+            let facts = PolicyFacts::of(&serde_json::from_value(object).unwrap());
+            translate(&mesh, &facts).unwrap()
+        };
+        let known = of_mesh(json!({}));
+        assert_eq!(known.findings, vec![]);
+        assert_eq!(known.policy.unwrap().provider.unwrap().port, 1);
+        let about_tokens = of_mesh(json!({"from": [{"source": {"requestPrincipals": ["me/*"]}}]}));
+        assert_eq!(about_tokens.findings[0].code, Code::UnsupportedForm);
     }
 
     #[test]
