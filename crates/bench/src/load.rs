@@ -95,7 +95,7 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
 }
 
 /// The kernel may otherwise delay a wake-up by 50 µs, to save energy.
-fn precise_timers() {
+pub fn precise_timers() {
     // SAFETY: sets a number of the calling thread.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
 }

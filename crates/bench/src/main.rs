@@ -1,5 +1,6 @@
 //! Benchmarks of the data path: the same two pods on two nodes, the same load, with and without
-//! node proxies between them, in one run and in interleaved rounds.
+//! node proxies between them, in one run and in interleaved rounds; of waypoints ([`l7`]); and of the
+//! local cluster ([`cluster`]).
 //!
 //! Absolute figures depend on the machine; what counts is the ratio of contenders measured side by
 //! side. Each contender has a network of its own, so that none meets the other's state.
@@ -10,6 +11,7 @@
 mod cluster;
 mod contender;
 mod cpu;
+mod l7;
 mod load;
 mod mesh;
 mod metrics;
@@ -72,6 +74,8 @@ pub struct Options {
 enum Part {
     /// The local cluster at size: starts of pods, lists, memory.
     Cluster(cluster::Options),
+    /// Waypoints, beside Envoy.
+    L7(l7::Options),
     /// The application under load.
     #[command(hide = true)]
     Serve,
@@ -81,6 +85,12 @@ enum Part {
     /// Ambit's node proxy, the role itself.
     #[command(hide = true)]
     Ztunnel,
+    /// The backend of waypoints.
+    #[command(hide = true)]
+    L7Serve(l7::Place),
+    /// The source of the load on waypoints.
+    #[command(hide = true)]
+    L7Load(l7::Plan),
     /// A tunnel's end without a proxy around it.
     #[command(hide = true)]
     Relay(relay::Place),
@@ -102,6 +112,9 @@ fn main() -> Result<()> {
         Some(Part::Serve) => server::serve(),
         Some(Part::Relay(place)) => relay::run(&place),
         Some(Part::Ztunnel) => ambit_ztunnel::run(),
+        Some(Part::L7(options)) => l7::run(&options),
+        Some(Part::L7Serve(place)) => l7::serve(&place),
+        Some(Part::L7Load(plan)) => print_json(&l7::generate(&plan)?),
         Some(Part::Load(plan)) => print_json(&load::run(&plan)?),
         Some(Part::Stream { target, seconds }) => print_json(&load::stream(target, seconds)?),
     }

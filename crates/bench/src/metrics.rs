@@ -6,6 +6,7 @@ use crate::Options;
 use crate::contender::Contender;
 use crate::cpu;
 use crate::load::{Outcome, Streamed};
+use crate::report::{Metric, Peers};
 use crate::server::{CLOSE, ECHO, SINK};
 
 /// Connections that stay, for the request rate.
@@ -15,58 +16,21 @@ const COMING: usize = 16;
 /// Connections that share the fixed rate.
 const PACED: usize = 16;
 
-/// A measured quantity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Metric {
-    Stream1Gbps,
-    CpuSPerGb,
-    RpsC64,
-    CpuUsPerRequestC64,
-    NewConnsPerS,
-    P50Us,
-    P99Us,
-    RssIdleMb,
-}
+const STREAM: Metric = Metric::new("stream1_gbps", "Gbit/s");
+const CPU_PER_GB: Metric = Metric::new("cpu_s_per_gb", "CPU s/GB");
+const RPS: Metric = Metric::new("rps_c64", "requests/s");
+const CPU_PER_REQUEST: Metric = Metric::new("cpu_us_per_request_c64", "CPU us/request");
+const NEW_CONNECTIONS: Metric = Metric::new("new_conns_per_s", "connections/s");
+const P50: Metric = Metric::new("p50_us", "us");
+const P99: Metric = Metric::new("p99_us", "us");
+const RSS_IDLE: Metric = Metric::new("rss_idle_mb", "MB");
 
-impl Metric {
-    pub const ALL: [Self; 8] = [
-        Self::Stream1Gbps,
-        Self::CpuSPerGb,
-        Self::RpsC64,
-        Self::CpuUsPerRequestC64,
-        Self::NewConnsPerS,
-        Self::P50Us,
-        Self::P99Us,
-        Self::RssIdleMb,
-    ];
-
-    /// Its name in the report.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stream1Gbps => "stream1_gbps",
-            Self::CpuSPerGb => "cpu_s_per_gb",
-            Self::RpsC64 => "rps_c64",
-            Self::CpuUsPerRequestC64 => "cpu_us_per_request_c64",
-            Self::NewConnsPerS => "new_conns_per_s",
-            Self::P50Us => "p50_us",
-            Self::P99Us => "p99_us",
-            Self::RssIdleMb => "rss_idle_mb",
-        }
-    }
-
-    /// Its unit.
-    pub fn unit(self) -> &'static str {
-        match self {
-            Self::Stream1Gbps => "Gbit/s",
-            Self::CpuSPerGb => "CPU s/GB",
-            Self::RpsC64 => "requests/s",
-            Self::CpuUsPerRequestC64 => "CPU us/request",
-            Self::NewConnsPerS => "connections/s",
-            Self::P50Us | Self::P99Us => "us",
-            Self::RssIdleMb => "MB",
-        }
-    }
-}
+/// How the table reads.
+pub const PEERS: Peers = Peers {
+    steady: Some("raw"),
+    ratios: &["raw", "ztunnel"],
+    note: "CPU is that of both proxies",
+};
 
 /// One round for one contender. Processor time is that of both proxies; of what the applications
 /// use, which is the same for all, nothing is counted.
@@ -76,9 +40,9 @@ pub fn round(contender: &Contender, options: &Options) -> Result<Vec<(Metric, f6
 
     let (streamed, used) = with_cpu(&proxies, || contender.stream(SINK, options.seconds))?;
     let Streamed { bytes, seconds } = streamed;
-    measured.push((Metric::Stream1Gbps, bytes as f64 * 8.0 / 1e9 / seconds));
+    measured.push((STREAM, bytes as f64 * 8.0 / 1e9 / seconds));
     if let Some(used) = used {
-        measured.push((Metric::CpuSPerGb, used / (bytes as f64 / 1e9)));
+        measured.push((CPU_PER_GB, used / (bytes as f64 / 1e9)));
     }
 
     let kept = ["--connections", &KEPT.to_string()].map(str::to_owned);
@@ -86,26 +50,23 @@ pub fn round(contender: &Contender, options: &Options) -> Result<Vec<(Metric, f6
     let Outcome {
         requests, seconds, ..
     } = outcome;
-    measured.push((Metric::RpsC64, requests as f64 / seconds));
+    measured.push((RPS, requests as f64 / seconds));
     if let Some(used) = used {
-        measured.push((Metric::CpuUsPerRequestC64, used * 1e6 / requests as f64));
+        measured.push((CPU_PER_REQUEST, used * 1e6 / requests as f64));
     }
 
     let coming = ["--connections", &COMING.to_string(), "--reconnect"].map(str::to_owned);
     let outcome = contender.load(CLOSE, &coming, options.seconds)?;
-    measured.push((
-        Metric::NewConnsPerS,
-        outcome.requests as f64 / outcome.seconds,
-    ));
+    measured.push((NEW_CONNECTIONS, outcome.requests as f64 / outcome.seconds));
 
     let (count, rate) = (PACED.to_string(), options.rate.to_string());
     let paced = ["--connections", &count, "--rate", &rate].map(str::to_owned);
     let outcome = contender.load(ECHO, &paced, options.seconds)?;
-    measured.push((Metric::P50Us, outcome.p50_us));
-    measured.push((Metric::P99Us, outcome.p99_us));
+    measured.push((P50, outcome.p50_us));
+    measured.push((P99, outcome.p99_us));
 
     if let Some(resident) = contender.resident_idle() {
-        measured.push((Metric::RssIdleMb, resident));
+        measured.push((RSS_IDLE, resident));
     }
     Ok(measured)
 }

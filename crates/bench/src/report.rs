@@ -1,6 +1,6 @@
 //! The figures: a table for people and JSON for machines.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -8,15 +8,39 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::metrics::Metric;
-
 /// How far raw TCP may vary between rounds before ratios mean little.
 const STEADY: f64 = 0.10;
+
+/// A measured quantity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Metric {
+    /// Its name in the report.
+    pub name: &'static str,
+    /// Its unit.
+    pub unit: &'static str,
+}
+
+impl Metric {
+    pub const fn new(name: &'static str, unit: &'static str) -> Self {
+        Self { name, unit }
+    }
+}
+
+/// Whom a table compares with.
+pub struct Peers {
+    /// The contender that shows whether the machine was quiet.
+    pub steady: Option<&'static str>,
+    /// Those whose figures the others are divided by.
+    pub ratios: &'static [&'static str],
+    /// What the figures mean.
+    pub note: &'static str,
+}
 
 /// Measured values by metric and contender.
 #[derive(Default)]
 pub struct Samples {
-    values: BTreeMap<(Metric, &'static str), Vec<f64>>,
+    values: HashMap<(Metric, &'static str), Vec<f64>>,
+    metrics: Vec<Metric>,
     contenders: Vec<&'static str>,
 }
 
@@ -24,6 +48,9 @@ impl Samples {
     pub fn add(&mut self, metric: Metric, contender: &'static str, value: f64) {
         if !self.contenders.contains(&contender) {
             self.contenders.push(contender);
+        }
+        if !self.metrics.contains(&metric) {
+            self.metrics.push(metric);
         }
         self.values
             .entry((metric, contender))
@@ -61,10 +88,10 @@ struct Machine {
 impl Report {
     pub fn new(samples: &Samples) -> Self {
         let mut rows = Vec::new();
-        for metric in Metric::ALL {
+        for metric in &samples.metrics {
             for contender in &samples.contenders {
-                if let Some(values) = samples.values.get(&(metric, *contender)) {
-                    rows.push(row(metric, contender, values));
+                if let Some(values) = samples.values.get(&(*metric, *contender)) {
+                    rows.push(row(*metric, contender, values));
                 }
             }
         }
@@ -74,35 +101,38 @@ impl Report {
         }
     }
 
-    fn find(&self, metric: Metric, contender: &str) -> Option<&Row> {
+    fn find(&self, metric: &str, contender: &str) -> Option<&Row> {
         self.rows
             .iter()
-            .find(|r| r.metric == metric.name() && r.contender == contender)
+            .find(|r| r.metric == metric && r.contender == contender)
     }
 
     /// The table: for each metric the median with least and most of each contender, and ratios to
-    /// raw TCP and to the other ztunnel.
-    pub fn table(&self) -> String {
+    /// the peers.
+    pub fn table(&self, peers: &Peers) -> String {
         let mut contenders: Vec<&str> = Vec::new();
+        let mut metrics: Vec<(&str, &str)> = Vec::new();
         for row in &self.rows {
             if !contenders.contains(&row.contender) {
                 contenders.push(row.contender);
             }
+            if !metrics.contains(&(row.metric, row.unit)) {
+                metrics.push((row.metric, row.unit));
+            }
         }
-        let measured = |c: &&str| !["raw", "ztunnel"].contains(c);
         let pairs: Vec<(&str, &str)> = contenders
             .iter()
             .copied()
-            .filter(measured)
-            .flat_map(|c| ["raw", "ztunnel"].map(|peer| (c, peer)))
+            .filter(|c| !peers.ratios.contains(c))
+            .flat_map(|c| peers.ratios.iter().map(move |peer| (c, *peer)))
             .filter(|(_, peer)| contenders.contains(peer))
             .collect();
         let mut head = vec!["metric".to_owned(), "unit".to_owned()];
         head.extend(contenders.iter().map(|c| (*c).to_owned()));
         head.extend(pairs.iter().map(|(a, b)| format!("{a}/{b}")));
         let mut lines = vec![head];
-        for metric in Metric::ALL {
-            let mut line = vec![metric.name().to_owned(), metric.unit().to_owned()];
+        for (metric, unit) in metrics {
+            let mut line = vec![metric.to_owned(), unit.to_owned()];
             line.extend(contenders.iter().map(|c| cell(self.find(metric, c))));
             let both = |(a, b): &(&str, &str)| ratio(self.find(metric, a), self.find(metric, b));
             line.extend(pairs.iter().map(both));
@@ -117,12 +147,15 @@ impl Report {
             "{processors} x {processor}, Linux {kernel}\n\n{}",
             markdown(&lines)
         );
-        out.push_str("\nmedian (least - most) of the rounds; CPU is that of both proxies\n");
-        for row in self.rows.iter().filter(|r| r.contender == "raw") {
+        let note = peers.note;
+        let _ = writeln!(out, "\nmedian (least - most) of the rounds; {note}");
+        let steady = |r: &&Row| Some(r.contender) == peers.steady;
+        for row in self.rows.iter().filter(steady) {
             if row.median > 0.0 && (row.max - row.min) / row.median > STEADY {
                 let _ = writeln!(
                     out,
-                    "note: raw {} varied by {:.0} %, so the machine was not quiet",
+                    "note: {} {} varied by {:.0} %, so the machine was not quiet",
+                    row.contender,
                     row.metric,
                     (row.max - row.min) / row.median * 100.0
                 );
@@ -164,9 +197,9 @@ fn row(metric: Metric, contender: &'static str, values: &[f64]) -> Row {
         (sorted[middle - 1] + sorted[middle]) / 2.0
     };
     Row {
-        metric: metric.name(),
+        metric: metric.name,
         contender,
-        unit: metric.unit(),
+        unit: metric.unit,
         median,
         min: sorted[0],
         max: sorted[sorted.len() - 1],
@@ -226,9 +259,10 @@ mod tests {
     #[test]
     fn the_table_has_medians_ratios_and_a_word_about_unrest() {
         let mut samples = Samples::default();
+        let stream = Metric::new("stream1_gbps", "Gbit/s");
         for value in [10.0, 20.0, 12.0] {
-            samples.add(Metric::Stream1Gbps, "raw", value);
-            samples.add(Metric::Stream1Gbps, "ambit", value / 2.0);
+            samples.add(stream, "raw", value);
+            samples.add(stream, "ambit", value / 2.0);
         }
         let report = Report::new(&samples);
         let expected = Row {
@@ -240,7 +274,11 @@ mod tests {
             max: 10.0,
         };
         assert_eq!(report.rows[1], expected);
-        let table = report.table();
+        let table = report.table(&Peers {
+            steady: Some("raw"),
+            ratios: &["raw"],
+            note: "",
+        });
         assert!(table.contains("6.00 (5.00 - 10.00)"), "{table}");
         assert!(table.contains("0.50"), "{table}");
         assert!(table.contains("not quiet"), "{table}");

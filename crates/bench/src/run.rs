@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::Options;
 use crate::contender::{Between, Contender, Program};
-use crate::metrics::round;
+use crate::metrics::{PEERS, round};
 use crate::report::{Report, Samples};
 
 /// Runs the benchmark as the options say.
@@ -37,7 +37,7 @@ pub fn run(options: &Options) -> Result<()> {
         contender.finish()?;
     }
     let report = Report::new(&samples);
-    print!("{}", report.table());
+    print!("{}", report.table(&PEERS));
     report.write(&options.out)?;
     eprintln!("written to {}", options.out.display());
     Ok(())
