@@ -9,6 +9,8 @@
 pub mod access_log;
 mod admin;
 mod body;
+#[cfg(test)]
+mod change_tests;
 pub mod config;
 mod dispatch;
 mod external;

@@ -15,7 +15,9 @@ pub(crate) mod upgrade;
 use ambit_model::access::Token;
 use ambit_model::route::{Action, Head, Redirect, Rule, location, rewrite};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header,
+};
 use hyper::body::Incoming;
 
 use crate::body::Body;
@@ -26,6 +28,9 @@ use crate::serve::Inbound;
 use crate::upstream::Back;
 
 use authorize_external::authorize_external;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// What phases know of a request beside its head.
 pub(crate) struct Exchange {
@@ -192,6 +197,22 @@ fn redirected(
     response
 }
 
+/// Gives a request what names it in logs and traces, and what says how it came, where the client has
+/// not: before anything is decided, so that refusals have them, too.
+pub(crate) fn identify(headers: &mut HeaderMap) {
+    if !headers.contains_key(REQUEST_ID) {
+        let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        let text = id.hyphenated().encode_lower(&mut text);
+        if let Ok(value) = HeaderValue::from_str(text) {
+            headers.insert(REQUEST_ID, value);
+        }
+    }
+    if !headers.contains_key(FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+}
+
 /// Writes what phases have decided into the head, and takes out what ends here. An upgrade that the
 /// client asks for is asked of the backend.
 fn prepare(parts: &mut Parts, exchange: &Exchange) -> Option<upgrade::Asked> {
@@ -199,12 +220,6 @@ fn prepare(parts: &mut Parts, exchange: &Exchange) -> Option<upgrade::Asked> {
     headers::strip_hop_by_hop(&mut parts.headers);
     if let Ok(host) = HeaderValue::from_str(&exchange.authority) {
         parts.headers.insert(header::HOST, host);
-    }
-    let id = "x-request-id";
-    if !parts.headers.contains_key(id)
-        && let Ok(value) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string())
-    {
-        parts.headers.insert(id, value);
     }
     let target = match &exchange.query {
         Some(query) => format!("{}?{query}", exchange.path),

@@ -96,8 +96,9 @@ where
 /// Answers one request, and records it.
 async fn one(
     inbound: Inbound,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Watched<Ended>>, Infallible> {
+    phases::identify(request.headers_mut());
     let mut record = Record::begin(&inbound, &request);
     let answered = phases::answer(&inbound, request, &mut record).await;
     let (response, back) = match answered {
