@@ -3,6 +3,9 @@
 //! Endpoints that cannot take it are left out, the others are ranked by what they share with the
 //! client, and one of the highest rank is drawn by weight. Nothing is remembered between draws.
 
+mod choose;
+mod table;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -11,6 +14,9 @@ use rand::{Rng, RngExt};
 use crate::service::{IpFamilies, LoadBalancing, LoadBalancingMode, Scope};
 use crate::state::ServiceEntry;
 use crate::{Service, Text, Workload};
+
+pub use choose::Weights;
+pub use table::{Bucket, Maglev, Ring, hash};
 
 /// What kind of traffic the endpoint is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,19 +56,8 @@ pub fn pick<'a, R: Rng + ?Sized>(
     purpose: Purpose,
     rng: &mut R,
 ) -> Option<Endpoint<'a>> {
-    let lb = service.load_balancing.as_ref();
-    let key = service.key();
     let (mut best_rank, mut total, mut chosen) = (0, 0u64, None);
-    for workload in entry.endpoints() {
-        if !is_reachable(workload, source) || workload.capacity == 0 {
-            continue;
-        }
-        let Some(target) = target_port(service, &key, workload, port, purpose) else {
-            continue;
-        };
-        let Some(rank) = rank(lb, source, workload) else {
-            continue;
-        };
+    for (endpoint, rank) in candidates(service, entry, source, port, purpose) {
         if rank < best_rank {
             continue;
         }
@@ -71,16 +66,34 @@ pub fn pick<'a, R: Rng + ?Sized>(
         }
         // Each newcomer replaces the chosen one with the probability of its share so far, which
         // draws by weight in one pass.
-        let weight = u64::from(workload.capacity);
+        let weight = u64::from(endpoint.workload.capacity);
         total += weight;
         if total == weight || rng.random_range(0..total) < weight {
-            chosen = Some(Endpoint {
-                workload,
-                port: target,
-            });
+            chosen = Some(endpoint);
         }
     }
     chosen
+}
+
+/// The endpoints that can take a connection of `source` to `port` of the service, each with how well
+/// it fits: those of the highest rank are used, as long as there are any.
+pub fn candidates<'a>(
+    service: &Service,
+    entry: &'a ServiceEntry,
+    source: &Workload,
+    port: u16,
+    purpose: Purpose,
+) -> impl Iterator<Item = (Endpoint<'a>, usize)> {
+    let lb = service.load_balancing.as_ref();
+    let key = service.key();
+    entry.endpoints().filter_map(move |workload| {
+        if !is_reachable(workload, source) || workload.capacity == 0 {
+            return None;
+        }
+        let port = target_port(service, &key, workload, port, purpose)?;
+        let rank = rank(lb, source, workload)?;
+        Some((Endpoint { workload, port }, rank))
+    })
 }
 
 fn is_reachable(workload: &Workload, source: &Workload) -> bool {

@@ -17,6 +17,7 @@ pub mod route;
 pub mod service;
 pub mod state;
 pub mod token;
+pub mod traffic;
 pub mod waypoint;
 pub mod workload;
 

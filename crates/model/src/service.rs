@@ -10,7 +10,7 @@ use crate::Text;
 use crate::workload::{GatewayAddress, NetworkAddress};
 
 /// A hostname owned by a namespace: the key of a service, written `namespace/hostname`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NamespacedHostname {
     /// The namespace that owns the name here.
     pub namespace: Text,

@@ -1,0 +1,125 @@
+//! How the endpoints of a service are chosen and spared (`DestinationRule`): the form in which that
+//! reaches a proxy.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::Text;
+use crate::service::NamespacedHostname;
+
+/// What one object says about traffic to a service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrafficPolicy {
+    /// Namespace of the object.
+    pub namespace: Text,
+    /// Its name.
+    pub name: Text,
+    /// When it was made, seconds since 1970. Of several for one service the oldest holds.
+    pub created: i64,
+    /// The service that it is about.
+    pub service: NamespacedHostname,
+    /// What holds for its ports.
+    pub settings: Settings,
+    /// What holds for single ports instead, as a whole.
+    pub ports: BTreeMap<u16, Settings>,
+}
+
+impl TrafficPolicy {
+    /// The key of the policy, `namespace/name`.
+    pub fn key(&self) -> Text {
+        format!("{}/{}", self.namespace, self.name).into()
+    }
+
+    /// What holds for a port.
+    pub fn of_port(&self, port: u16) -> &Settings {
+        self.ports.get(&port).unwrap_or(&self.settings)
+    }
+}
+
+/// How endpoints are chosen and spared. The default is Istio's.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings {
+    /// How one is chosen of those that fit equally well.
+    pub balance: Balance,
+    /// How much may be under way.
+    pub limits: Limits,
+    /// When one is left out for a while.
+    pub outlier: Option<Outlier>,
+    /// Longest wait for a TCP connection; none is the mesh's.
+    pub connect_timeout: Option<Duration>,
+    /// How long a connection waits for a request; none is the proxy's own time.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Balance {
+    /// Of two drawn by weight, the one with fewer requests under way.
+    #[default]
+    LeastRequest,
+    /// In turn, by weight.
+    RoundRobin,
+    /// Drawn by weight.
+    Random,
+    /// The same for the same request.
+    Hash(HashOn, HashTable),
+}
+
+/// What of a request decides.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HashOn {
+    /// A header, by name in lower case.
+    Header(Text),
+    /// A cookie; with a lifetime, one is given to a client that has none.
+    Cookie {
+        /// Its name.
+        name: Text,
+        /// Path that it is for.
+        path: Text,
+        /// How long it lives; zero is until the client ends.
+        lifetime: Option<Duration>,
+    },
+    /// The client's address.
+    SourceIp,
+    /// A parameter of the query.
+    Parameter(Text),
+}
+
+/// How hashes are spread over endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HashTable {
+    /// A ring with at least so many places.
+    Ring(u64),
+    /// Maglev, with a table of so many places, a prime.
+    Maglev(u64),
+}
+
+/// How much may be under way to a service's port, for one proxy; none is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of HTTP/1 and TCP.
+    pub connections: Option<u32>,
+    /// Requests that wait for one of those.
+    pub pending: Option<u32>,
+    /// Requests.
+    pub requests: Option<u32>,
+    /// Requests on one connection, until it is closed.
+    pub requests_per_connection: Option<u32>,
+    /// Requests that are tried again.
+    pub retries: Option<u32>,
+}
+
+/// When an endpoint is left out for a while (outlier detection).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outlier {
+    /// Statuses of 5xx, and connections that failed, in a row; 0 is never.
+    pub consecutive_5xx: u32,
+    /// The same of 502, 503 and 504 alone; 0 is never.
+    pub consecutive_gateway: u32,
+    /// The first time; each further one is as much longer.
+    pub base_ejection: Duration,
+    /// How many of a hundred may be left out; one may always be.
+    pub max_ejection_percent: u32,
+    /// With fewer usable ones of a hundred, all of them are used (panic).
+    pub min_health_percent: u32,
+}
