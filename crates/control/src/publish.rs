@@ -12,7 +12,7 @@ use prost::Message;
 use crate::engine::{AddressChange, L7Change, Output, PolicyChange};
 
 /// The types that are served. Policies carry no version: a client that comes back is sent all.
-const TYPES: [TypeOptions; 5] = [
+const TYPES: [TypeOptions; 6] = [
     TypeOptions {
         type_url: type_url::ADDRESS,
         versioned: true,
@@ -31,6 +31,10 @@ const TYPES: [TypeOptions; 5] = [
     },
     TypeOptions {
         type_url: type_url::ROUTE,
+        versioned: true,
+    },
+    TypeOptions {
+        type_url: type_url::TRAFFIC,
         versioned: true,
     },
 ];

@@ -14,10 +14,10 @@ use tokio::time::timeout;
 
 use crate::body::Body;
 use crate::dispatch::Destination;
-use crate::forward;
 use crate::phases::Exchange;
 use crate::serve::Inbound;
 use crate::upstream;
+use crate::{choose, forward};
 
 /// Longest answer of a provider.
 const ANSWER_LIMIT: usize = 1024 * 1024;
@@ -108,9 +108,9 @@ async fn send(
         format!("{}:{}: {reason}", provider.service, provider.port)
     };
     let destination: Destination = forward::find_service(inbound, &target).map_err(said)?;
-    let endpoint = forward::choose(inbound, &destination).map_err(said)?;
+    let chosen = choose::any(inbound, &destination).map_err(said)?;
     let request = request.map(forward::uncounted);
-    let sent = upstream::send(&inbound.worker, &endpoint, http2, request).await;
+    let sent = upstream::send(&inbound.worker, &chosen.endpoint, http2, request).await;
     let (response, back) = sent.map_err(|error| match error {
         upstream::SendError::NotSent(_, failure) | upstream::SendError::Failed(failure) => {
             said(failure)

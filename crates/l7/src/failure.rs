@@ -27,6 +27,8 @@ pub(crate) enum Failure {
     NoVerdict(u16, String),
     /// Its body is larger than the provider may be shown.
     BodyTooLarge,
+    /// More is under way than may be.
+    Overflow,
     /// There is no usable endpoint.
     NoEndpoint,
     /// No connection to the endpoint.
@@ -105,6 +107,12 @@ impl Failure {
                 "UH",
                 "no_healthy_upstream",
                 "no healthy upstream",
+            ),
+            Self::Overflow => told(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "UO",
+                "overflow",
+                "upstream connect error or disconnect/reset before headers. reset reason: overflow",
             ),
             Self::Connect(_) => told(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -259,6 +267,7 @@ mod tests {
             (Failure::Denied("x".into()), 403, "-", 7),
             (Failure::NoVerdict(503, "x".into()), 503, "UAEX", 14),
             (Failure::BodyTooLarge, 413, "-", 2),
+            (Failure::Overflow, 503, "UO", 14),
             (Failure::NoEndpoint, 503, "UH", 14),
             (Failure::Connect("x".into()), 503, "UF", 14),
             (Failure::Reset("x".into()), 503, "UC", 14),

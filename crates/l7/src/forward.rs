@@ -1,16 +1,10 @@
 //! Sending a request to a backend: which, how often, how long.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_model::balance::{self, Host, Purpose};
-use ambit_model::outbound;
 use ambit_model::route::{Action, Backend, Forward, Retry, Rule, Target};
 use ambit_model::service::AppProtocol;
-use ambit_model::state::MeshState;
-use ambit_model::workload::Protocol;
-use ambit_model::{Identity, Service, Workload};
 use http::request::Parts;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
@@ -18,8 +12,12 @@ use rand::RngExt;
 use tokio::time::{Instant, timeout_at};
 
 use crate::body::{Body, Replay, Watched};
+use crate::choose::{self, Chosen, Wish};
+use crate::cluster::Cluster;
 use crate::dispatch::Destination;
+use crate::external::Header;
 use crate::failure::{Failure, is_grpc};
+use crate::health::{Retrying, Seen};
 use crate::phases;
 use crate::record::{Counted, Record};
 use crate::serve::Inbound;
@@ -36,7 +34,12 @@ pub(crate) struct Answer {
     pub(crate) back: Option<Back>,
     /// The backend that was drawn, where the rule names some.
     pub(crate) backend: Option<usize>,
+    /// Headers for the client.
+    pub(crate) to_client: Vec<Header>,
 }
+
+/// What a try gives: the answer, the connection that is free after it, and who has answered.
+type Answered = (Response<Incoming>, Option<Back>, Endpoint);
 
 /// Sends a request by a rule; without one, to where the client wanted to go.
 pub(crate) async fn forward(
@@ -70,18 +73,25 @@ pub(crate) async fn forward(
         false => Replay::streamed(body),
     };
     phases::mirror::copy(inbound, forward, &parts, &body);
-    let tries = Tries {
+    let cluster = choose::cluster(inbound, &destination)?;
+    let settings = cluster.as_ref().map(|cluster| &cluster.settings);
+    let session = forward.session.as_ref();
+    let mut tries = Tries {
         inbound,
         destination: &destination,
         retry: explicit.cloned().unwrap_or_else(Retry::mesh_default),
         deadline: forward.timeout.map(|time| Instant::now() + time),
         try_timeout: forward.try_timeout,
+        wish: Wish::of(inbound, settings, session, &parts),
+        cluster,
     };
-    let (response, back) = tries.run(&parts, &mut body, record).await?;
+    let (response, back, endpoint) = tries.run(&parts, &mut body, record).await?;
+    let stay = tries.wish.stay(session, &endpoint);
     Ok(Answer {
         response,
         back,
         backend: backend.map(|(number, _)| number),
+        to_client: stay.into_iter().chain(tries.wish.cookie).collect(),
     })
 }
 
@@ -144,21 +154,25 @@ struct Tries<'a> {
     retry: Retry,
     deadline: Option<Instant>,
     try_timeout: Option<Duration>,
+    cluster: Option<Arc<Cluster>>,
+    wish: Wish,
 }
 
 impl Tries<'_> {
     async fn run(
-        &self,
+        &mut self,
         parts: &Parts,
         body: &mut Replay,
         record: &mut Record,
-    ) -> Result<upstream::Answered, Failure> {
+    ) -> Result<Answered, Failure> {
         let grpc = is_grpc(&parts.headers);
         let mut left = self.retry.attempts;
+        // While it lasts, this request counts as one that is tried again.
+        let mut retrying = None;
         loop {
             let result = self.once(parts, body, record).await;
             let again = match &result {
-                Ok((response, _)) => body.is_whole() && self.is_worth(response, grpc),
+                Ok((response, ..)) => body.is_whole() && self.is_worth(response, grpc),
                 Err((failure, sent)) => match failure {
                     Failure::Timeout => body.is_whole() && self.try_timeout.is_some(),
                     Failure::Connect(_) | Failure::Reset(_) => !sent || body.is_whole(),
@@ -168,13 +182,24 @@ impl Tries<'_> {
             let late = self
                 .deadline
                 .is_some_and(|deadline| deadline <= Instant::now());
-            if !again || left == 0 || late {
+            if !again || left == 0 || late || !self.may_retry(&mut retrying) {
                 return result.map_err(|(failure, _)| failure);
             }
             drop(result);
             self.pause(self.retry.attempts - left).await;
             left -= 1;
         }
+    }
+
+    /// Whether the service's limits let this request be tried again.
+    fn may_retry(&self, retrying: &mut Option<Retrying>) -> bool {
+        let Some(cluster) = &self.cluster else {
+            return true;
+        };
+        if retrying.is_none() {
+            *retrying = cluster.load.retry(&cluster.settings.limits);
+        }
+        retrying.is_some()
     }
 
     /// The answer is one that is asked for again.
@@ -200,12 +225,23 @@ impl Tries<'_> {
 
     /// One try. A failure comes with whether anything was sent.
     async fn once(
-        &self,
+        &mut self,
         parts: &Parts,
         body: &mut Replay,
         record: &mut Record,
-    ) -> Result<upstream::Answered, (Failure, bool)> {
-        let endpoint = choose(self.inbound, self.destination).map_err(|f| (f, false))?;
+    ) -> Result<Answered, (Failure, bool)> {
+        let chosen = choose::choose(
+            self.inbound,
+            self.destination,
+            self.cluster.as_ref(),
+            &self.wish,
+        );
+        let Chosen {
+            endpoint,
+            mut under_way,
+            ..
+        } = chosen.map_err(|f| (f, false))?;
+        self.wish.tried.push(endpoint.workload.uid.clone());
         record.chosen(self.destination.service(), &endpoint, &parts.headers);
         let Some(next) = body.next() else {
             return Err((Failure::Reset("the body cannot be sent again".into()), true));
@@ -213,26 +249,48 @@ impl Tries<'_> {
         let counted = Watched::new(next, Counted(record.request_bytes()));
         let request = request_to(self.destination, parts, counted);
         let http2 = request.version() == Version::HTTP_2;
-        let sending = upstream::send(&self.inbound.worker, &endpoint, http2, request);
+        let sending = async {
+            if !http2 && let Some(cluster) = &self.cluster {
+                let permit = cluster.load.connection(&cluster.settings.limits).await;
+                match (permit, &mut under_way) {
+                    (Ok(permit), Some(under_way)) => under_way.hold(permit),
+                    (Ok(_), None) => {}
+                    (Err(failure), _) => {
+                        return Err(SendError::NotSent(Box::new(request), failure));
+                    }
+                }
+            }
+            upstream::send(&self.inbound.worker, &endpoint, http2, request).await
+        };
         let own = self.try_timeout.map(|time| Instant::now() + time);
         let until = match (self.deadline, own) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
         let result = match until {
-            None => sending.await,
-            Some(until) => match timeout_at(until, sending).await {
-                Ok(result) => result,
-                Err(_) => return Err((Failure::Timeout, true)),
-            },
+            None => Ok(sending.await),
+            Some(until) => timeout_at(until, sending).await,
         };
-        result.map_err(|error| match error {
-            SendError::NotSent(request, failure) => {
-                body.give_back(request.into_body().into_inner());
-                (failure, false)
+        if let Some(under_way) = under_way {
+            match &result {
+                Ok(Ok((response, _))) => {
+                    under_way.seen(Seen::Status(response.status().as_u16()));
+                }
+                // Too much of our own is no fault of the endpoint.
+                Ok(Err(SendError::NotSent(_, Failure::Overflow))) => {}
+                Ok(Err(_)) | Err(_) => under_way.seen(Seen::Nothing),
             }
-            SendError::Failed(failure) => (failure, true),
-        })
+            record.under_way(under_way);
+        }
+        match result {
+            Ok(Ok((response, back))) => Ok((response, back, endpoint)),
+            Ok(Err(SendError::NotSent(request, failure))) => {
+                body.give_back(request.into_body().into_inner());
+                Err((failure, false))
+            }
+            Ok(Err(SendError::Failed(failure))) => Err((failure, true)),
+            Err(_) => Err((Failure::Timeout, true)),
+        }
     }
 }
 
@@ -256,55 +314,6 @@ fn request_to(destination: &Destination, parts: &Parts, body: Sent) -> Request<S
         request.headers_mut().remove(http::header::HOST);
     }
     request
-}
-
-/// An endpoint for a request.
-pub(crate) fn choose(inbound: &Inbound, destination: &Destination) -> Result<Endpoint, Failure> {
-    let shared = &inbound.worker.shared;
-    let state = shared.store.load();
-    match destination {
-        Destination::Service(service, port) => {
-            let own = shared.workload();
-            of_service(&state, service, *port, &own, inbound.asked).ok_or(Failure::NoEndpoint)
-        }
-        Destination::Workload(workload, port) => {
-            let address = SocketAddr::new(inbound.asked.ip(), *port);
-            Ok(endpoint(workload, None, address))
-        }
-    }
-}
-
-fn of_service(
-    state: &MeshState,
-    service: &Service,
-    port: u16,
-    own: &Workload,
-    like: SocketAddr,
-) -> Option<Endpoint> {
-    let (service, entry) = state.service(&service.key())?;
-    let purpose = Purpose::Standard;
-    let picked = balance::pick(service, entry, own, port, purpose, &mut rand::rng())?;
-    let host = balance::host(picked.workload, Some(service), like)?;
-    let address = outbound::dialled(&host, picked.port)?;
-    debug_assert!(matches!(host, Host::Ip(_)));
-    Some(endpoint(picked.workload, Some(service), address))
-}
-
-fn endpoint(workload: &Arc<Workload>, service: Option<&Service>, address: SocketAddr) -> Endpoint {
-    let listed = service
-        .map(|s| &s.subject_alt_names[..])
-        .unwrap_or_default();
-    let expected: Vec<Identity> = listed
-        .iter()
-        .filter_map(|name| name.parse().ok())
-        .chain([workload.identity()])
-        .collect();
-    Endpoint {
-        workload: workload.clone(),
-        address,
-        expected: expected.into(),
-        tunnel: workload.protocol == Protocol::Hbone,
-    }
 }
 
 /// A body of a copy of a request.

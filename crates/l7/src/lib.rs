@@ -8,9 +8,13 @@
 
 pub mod access_log;
 mod admin;
+#[cfg(test)]
+mod balance_tests;
 mod body;
 #[cfg(test)]
 mod change_tests;
+mod choose;
+mod cluster;
 pub mod config;
 mod dispatch;
 mod external;
@@ -20,6 +24,7 @@ mod failure;
 #[cfg(test)]
 mod flood_tests;
 mod forward;
+mod health;
 mod listener;
 mod node;
 mod phases;

@@ -26,9 +26,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cluster::Clusters;
 use crate::config::{Config, HBONE};
+use crate::health::Loads;
 use crate::shared::{Shared, Worker};
-use crate::state::{AuthenticationHandler, PolicyHandler, RouteHandler, Store as L7Store};
+use crate::state::{
+    AuthenticationHandler, PolicyHandler, RouteHandler, Store as L7Store, TrafficHandler,
+};
 use crate::upstream::Pool;
 use crate::{admin, listener};
 
@@ -70,6 +74,7 @@ pub(crate) async fn run(
         },
         telemetry: Telemetry::register(&registry),
         http: HttpTelemetry::register(&registry),
+        loads: Loads::default(),
         tasks: TaskTracker::new(),
         draining: CancellationToken::new(),
         end: CancellationToken::new(),
@@ -121,16 +126,19 @@ fn listen(shared: &Arc<Shared>, threads: &Workers) -> anyhow::Result<Vec<Arc<Wor
             handle: handle.clone(),
             tunnels: Tunnels::new(shared.config.pool),
             pool: Pool::default(),
+            clusters: Clusters::default(),
         });
         let accepting = listener::accept(worker.clone(), socket.try_clone()?);
         shared.tasks.spawn_on(accepting, &worker.handle);
-        let (pool, end) = (worker.pool.clone(), shared.end.clone());
+        let (swept, end) = (worker.clone(), shared.end.clone());
         worker
             .handle
             .spawn(end.run_until_cancelled_owned(async move {
                 loop {
                     tokio::time::sleep(SWEEP).await;
-                    pool.sweep();
+                    swept.pool.sweep();
+                    swept.clusters.sweep(&swept.shared);
+                    swept.shared.loads.sweep();
                 }
             }));
         workers.push(worker);
@@ -190,6 +198,7 @@ fn discover(
         )
         .watch(type_url::POLICY, PolicyHandler(shared.l7.clone()))
         .watch(type_url::ROUTE, RouteHandler(shared.l7.clone()))
+        .watch(type_url::TRAFFIC, TrafficHandler(shared.l7.clone()))
         .watch(type_url::ADDRESS, addresses);
     let synced = client.synced();
     tokio::spawn(client.run());

@@ -261,6 +261,7 @@ fn finish(
         mut response,
         back,
         backend,
+        to_client,
     } = answer;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         if let Some(upgrade) = upgrade {
@@ -272,6 +273,9 @@ fn finish(
     let (mut parts, body) = response.into_parts();
     headers::strip_hop_by_hop(&mut parts.headers);
     change(&mut parts.headers, backend);
+    for (name, value) in to_client {
+        parts.headers.append(name, value);
+    }
     // The client's version is what it speaks, whatever the backend does.
     parts.version = Version::default();
     (Response::from_parts(parts, Body::Incoming(body)), back)

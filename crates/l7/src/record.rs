@@ -14,6 +14,7 @@ use http::{HeaderMap, Request, response};
 use crate::access_log::{self, Remembered};
 use crate::body::Ending;
 use crate::failure::{Failure, is_grpc};
+use crate::health::UnderWay;
 use crate::serve::Inbound;
 use crate::shared::Shared;
 use crate::upstream::{Back, Endpoint};
@@ -38,6 +39,8 @@ pub(crate) struct Record {
     upstream: Option<(SocketAddr, Instant)>,
     service_milliseconds: Option<u128>,
     port: u16,
+    /// The request counts for its endpoint until its record ends.
+    under_way: Option<UnderWay>,
 }
 
 impl Record {
@@ -78,6 +81,7 @@ impl Record {
             upstream: None,
             service_milliseconds: None,
             port: inbound.destination.port(),
+            under_way: None,
         }
     }
 
@@ -113,6 +117,11 @@ impl Record {
         if let Some(service) = service {
             self.connection.service = Some(service.clone());
         }
+    }
+
+    /// It is under way to the endpoint of the last try.
+    pub(crate) fn under_way(&mut self, under_way: UnderWay) {
+        self.under_way = Some(under_way);
     }
 
     /// It was not answered by its backend.

@@ -13,8 +13,10 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cluster::Clusters;
 use crate::config::Config;
 use crate::dispatch::Own;
+use crate::health::Loads;
 use crate::state::Store as L7Store;
 use crate::upstream::{Pool, TunnelKey};
 
@@ -30,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) telemetry: Telemetry,
     pub(crate) http: HttpTelemetry,
+    /// What is under way to services.
+    pub(crate) loads: Loads,
     /// Everything that a drain waits for.
     pub(crate) tasks: TaskTracker,
     /// No new connections.
@@ -69,6 +73,8 @@ pub(crate) struct Worker {
     pub(crate) tunnels: Tunnels<TunnelKey>,
     /// Connections that requests are sent on.
     pub(crate) pool: Pool,
+    /// Endpoints of services.
+    pub(crate) clusters: Clusters,
 }
 
 /// The client of a tunnel: what is kept of it, and from nowhere else.

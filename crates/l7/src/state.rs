@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ambit_model::Text;
 use ambit_model::access::{AccessPolicy, Attachment};
 use ambit_model::route::{Route, Routes, Rules};
 use ambit_model::service::NamespacedHostname;
 use ambit_model::token::Authentication;
+use ambit_model::traffic::{Settings, TrafficPolicy};
 use ambit_proto::l7;
 use ambit_wire::xds::{Handler, Received, Rejected};
 use arc_swap::{ArcSwap, Guard};
@@ -24,6 +26,34 @@ pub(crate) struct L7State {
     routes: Routes,
     policies: Attached<AccessPolicy>,
     issuers: Attached<Issuers>,
+    traffic: Traffic,
+}
+
+/// What is said about traffic to services.
+#[derive(Clone, Debug, Default)]
+struct Traffic {
+    all: BTreeMap<Text, Arc<TrafficPolicy>>,
+    /// The one that holds for a service.
+    by_service: HashMap<NamespacedHostname, Arc<TrafficPolicy>>,
+}
+
+impl Traffic {
+    fn change(&mut self, set: Vec<TrafficPolicy>, removed: Vec<String>) {
+        for policy in set {
+            self.all.insert(policy.key(), Arc::new(policy));
+        }
+        for key in removed {
+            self.all.remove(&*key);
+        }
+        self.by_service.clear();
+        for policy in self.all.values() {
+            let held = self.by_service.get(&policy.service);
+            if held.is_none_or(|held| policy.created < held.created) {
+                let service = policy.service.clone();
+                self.by_service.insert(service, policy.clone());
+            }
+        }
+    }
 }
 
 /// Objects by what they are attached to.
@@ -82,6 +112,14 @@ impl L7State {
         service: Option<&NamespacedHostname>,
     ) -> impl Iterator<Item = &'a Issuers> + Clone {
         self.issuers.of(service)
+    }
+
+    /// How endpoints of a service's port are chosen and spared.
+    pub(crate) fn traffic(&self, service: &NamespacedHostname, port: u16) -> Settings {
+        let policy = self.traffic.by_service.get(service);
+        policy
+            .map(|policy| policy.of_port(port).clone())
+            .unwrap_or_default()
     }
 
     /// All routes.
@@ -153,6 +191,8 @@ struct Shared {
     /// Namespace and name of the own gateway.
     gateway: (Text, Text),
     writing: Mutex<()>,
+    /// Counts changes of traffic policies, each after its state is published.
+    traffic_changes: AtomicU64,
 }
 
 impl Store {
@@ -162,12 +202,19 @@ impl Store {
             current: ArcSwap::default(),
             gateway: (namespace, gateway),
             writing: Mutex::new(()),
+            traffic_changes: AtomicU64::new(0),
         }))
     }
 
     /// The state as it is now. Drop it before the next await.
     pub(crate) fn load(&self) -> Guard<Arc<L7State>> {
         self.0.current.load()
+    }
+
+    /// Counts changes of traffic policies. Who reads the count and then the state has a state that is
+    /// at least as new.
+    pub(crate) fn traffic_changes(&self) -> u64 {
+        self.0.traffic_changes.load(Ordering::Acquire)
     }
 
     /// Changes the state as a whole.
@@ -228,6 +275,23 @@ impl Handler<l7::Authentication> for AuthenticationHandler {
         let (objects, gateway) = (objects.collect(), &self.0.0.gateway);
         self.0
             .change(|state| state.issuers.change(objects, removed, gateway));
+        rejected
+    }
+}
+
+/// Takes what is said about traffic.
+pub(crate) struct TrafficHandler(pub(crate) Store);
+
+impl Handler<l7::TrafficPolicy> for TrafficHandler {
+    fn handle(
+        &self,
+        resources: Vec<Received<l7::TrafficPolicy>>,
+        removed: Vec<String>,
+    ) -> Vec<Rejected> {
+        let (policies, rejected) = converted::<_, TrafficPolicy>(resources);
+        self.0
+            .change(|state| state.traffic.change(policies, removed));
+        self.0.0.traffic_changes.fetch_add(1, Ordering::Release);
         rejected
     }
 }

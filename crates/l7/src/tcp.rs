@@ -13,9 +13,11 @@ use ambit_transport::hbone::Stream;
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 
+use crate::choose::{self, Chosen};
 use crate::dispatch::Destination;
 use crate::failure::Failure;
 use crate::forward;
+use crate::health::Seen;
 use crate::phases::authorize;
 use crate::phases::authorize_external::authorize_connection;
 use crate::serve::Inbound;
@@ -42,11 +44,18 @@ pub(crate) async fn serve(
         Ok(()) => authorized(&inbound),
         Err(failure) => Err(failure),
     };
-    let chosen = authorized.and_then(|()| choose(&inbound));
-    let endpoint = chosen.as_ref().ok();
-    let record = open(&inbound, endpoint.map(|(endpoint, _)| endpoint), start);
+    let chosen = match authorized {
+        Ok(()) => choose(&inbound).await,
+        Err(failure) => Err(failure),
+    };
+    let endpoint = chosen.as_ref().ok().map(|chosen| &chosen.endpoint);
+    let record = open(&inbound, endpoint, start);
     let result = match chosen {
-        Ok((endpoint, _)) => carry(&inbound, &endpoint, seen, stream, &record).await,
+        Ok(chosen) => {
+            let result = carry(&inbound, &chosen, seen, stream, &record).await;
+            drop(chosen);
+            result
+        }
         Err(failure) => Err(match failure {
             Failure::Denied(reason) => Broken::denied(reason),
             Failure::Refused(_) => Broken::denied("the provider refuses it".to_owned()),
@@ -67,7 +76,7 @@ fn authorized(inbound: &Inbound) -> Result<(), Failure> {
 }
 
 /// The endpoint of the backend that a route draws, or of the service itself.
-fn choose(inbound: &Inbound) -> Result<(Endpoint, Destination), Failure> {
+async fn choose(inbound: &Inbound) -> Result<Chosen, Failure> {
     let route = {
         let state = inbound.worker.shared.l7.load();
         let service = inbound.destination.service().map(|service| service.key());
@@ -83,7 +92,12 @@ fn choose(inbound: &Inbound) -> Result<(Endpoint, Destination), Failure> {
         }
         None => (*inbound.destination).clone(),
     };
-    Ok((forward::choose(inbound, &destination)?, destination))
+    let mut chosen = choose::any(inbound, &destination)?;
+    if let (Some(cluster), Some(under_way)) = (&chosen.cluster, &mut chosen.under_way) {
+        let limits = &cluster.settings.limits;
+        under_way.hold(cluster.load.connection(limits).await?);
+    }
+    Ok(chosen)
 }
 
 fn open(inbound: &Inbound, endpoint: Option<&Endpoint>, start: Instant) -> ConnectionRecord {
@@ -113,12 +127,15 @@ fn open(inbound: &Inbound, endpoint: Option<&Endpoint>, start: Instant) -> Conne
 
 async fn carry(
     inbound: &Inbound,
-    endpoint: &Endpoint,
+    chosen: &Chosen,
     seen: Bytes,
     stream: Stream,
     record: &ConnectionRecord,
 ) -> Result<(), Broken> {
-    let connected = upstream::connect(&inbound.worker, endpoint).await;
+    let connected = upstream::connect(&inbound.worker, &chosen.endpoint).await;
+    if let (Err(_), Some(under_way)) = (&connected, &chosen.under_way) {
+        under_way.seen(Seen::Nothing);
+    }
     let mut io = connected.map_err(|f| Broken::new(f.reason().unwrap_or(f.details())))?;
     if !seen.is_empty() {
         let sent = io.write_all(&seen).await;

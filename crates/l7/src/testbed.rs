@@ -29,8 +29,10 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cluster::Clusters;
 use crate::config::Config;
 use crate::dispatch::Destination;
+use crate::health::Loads;
 use crate::serve::{self, Inbound};
 use crate::shared::{Client, Shared, Worker};
 use crate::sniff::Protocol;
@@ -96,6 +98,7 @@ impl Testbed {
             handle: Handle::current(),
             tunnels: Tunnels::new(shared.config.pool),
             pool: Pool::default(),
+            clusters: Clusters::default(),
             shared,
         });
         let client = Client {
@@ -182,6 +185,7 @@ fn shared(store: store::Store, certificates: &std::path::Path) -> Arc<Shared> {
         },
         telemetry: Telemetry::register(&registry),
         http: HttpTelemetry::register(&registry),
+        loads: Loads::default(),
         tasks: TaskTracker::new(),
         draining: CancellationToken::new(),
         end: CancellationToken::new(),

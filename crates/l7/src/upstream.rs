@@ -24,12 +24,10 @@ use tokio::net::TcpStream;
 use crate::body::Watched;
 use crate::failure::Failure;
 use crate::record::Counted;
-use crate::shared::{CONNECT_TIMEOUT, Worker};
+use crate::shared::Worker;
 
 /// Connections to one endpoint that may wait for requests.
 const IDLE: usize = 64;
-/// How long they may.
-const IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// The body of a request to a backend.
 pub(crate) type Sent = Watched<Counted>;
@@ -45,6 +43,12 @@ pub(crate) struct Endpoint {
     pub(crate) expected: Arc<[Identity]>,
     /// It is reached through a tunnel.
     pub(crate) tunnel: bool,
+    /// Longest wait for a TCP connection.
+    pub(crate) connect_timeout: Duration,
+    /// How long a connection to it waits for a request.
+    pub(crate) idle_time: Duration,
+    /// Requests on one connection at most.
+    pub(crate) requests: Option<u32>,
 }
 
 /// Which connections may share a tunnel: an address that another pod has taken over never gets the
@@ -72,9 +76,22 @@ pub(crate) struct Pool(Arc<Mutex<Connections>>);
 #[derive(Default)]
 struct Connections {
     /// Those of HTTP/1 that wait, the last used one last.
-    waiting: HashMap<Key, Vec<(http1::SendRequest<Sent>, Instant)>>,
-    /// Those of HTTP/2, which requests share.
-    shared: HashMap<Key, http2::SendRequest<Sent>>,
+    waiting: HashMap<Key, Vec<Waiting>>,
+    /// Those of HTTP/2, which requests share, with how many they have carried.
+    shared: HashMap<Key, (http2::SendRequest<Sent>, u32)>,
+}
+
+/// A connection that waits for a request.
+struct Waiting {
+    sender: http1::SendRequest<Sent>,
+    carried: u32,
+    until: Instant,
+}
+
+impl Waiting {
+    fn is_usable(&self) -> bool {
+        Instant::now() < self.until && !self.sender.is_closed()
+    }
 }
 
 /// A connection of HTTP/1 that is free once its response has been read.
@@ -82,19 +99,26 @@ pub(crate) struct Back {
     pool: Pool,
     key: Key,
     sender: http1::SendRequest<Sent>,
+    carried: u32,
+    most: Option<u32>,
+    idle_time: Duration,
 }
 
 impl Back {
-    /// Gives it back.
+    /// Gives it back, if it may carry more.
     pub(crate) fn give(self) {
-        let Self { pool, key, sender } = self;
-        if sender.is_closed() {
+        let carried = self.carried + 1;
+        if self.sender.is_closed() || self.most.is_some_and(|most| carried >= most) {
             return;
         }
-        let mut connections = pool.0.lock();
-        let waiting = connections.waiting.entry(key).or_default();
+        let mut connections = self.pool.0.lock();
+        let waiting = connections.waiting.entry(self.key).or_default();
         if waiting.len() < IDLE {
-            waiting.push((sender, Instant::now()));
+            waiting.push(Waiting {
+                sender: self.sender,
+                carried,
+                until: Instant::now() + self.idle_time,
+            });
         }
     }
 }
@@ -136,12 +160,20 @@ async fn send_http1(
     mut request: Request<Sent>,
 ) -> Result<Answered, SendError> {
     // One that has waited may have been closed at the other end: then the request is here again.
-    while let Some(mut sender) = worker.pool.waiting(&key) {
+    while let Some(Waiting {
+        mut sender,
+        carried,
+        ..
+    }) = worker.pool.waiting(&key)
+    {
         if sender.ready().await.is_err() {
             continue;
         }
         match sender.try_send_request(request).await {
-            Ok(response) => return Ok(answered(worker, key, sender, response)),
+            Ok(response) => {
+                let back = back(worker, endpoint, key, sender, carried);
+                return Ok((response, Some(back)));
+            }
             Err(mut e) => match e.take_message() {
                 Some(again) => request = again,
                 None => return Err(SendError::Failed(reset(&e.into_error()))),
@@ -158,7 +190,10 @@ async fn send_http1(
     };
     drive(async move { connection.with_upgrades().await });
     match sender.try_send_request(request).await {
-        Ok(response) => Ok(answered(worker, key, sender, response)),
+        Ok(response) => {
+            let back = back(worker, endpoint, key, sender, 0);
+            Ok((response, Some(back)))
+        }
         Err(mut e) => match e.take_message() {
             Some(request) => {
                 let failure = reset(&e.into_error());
@@ -169,14 +204,21 @@ async fn send_http1(
     }
 }
 
-fn answered(
+fn back(
     worker: &Worker,
+    endpoint: &Endpoint,
     key: Key,
     sender: http1::SendRequest<Sent>,
-    response: Response<Incoming>,
-) -> Answered {
-    let pool = worker.pool.clone();
-    (response, Some(Back { pool, key, sender }))
+    carried: u32,
+) -> Back {
+    Back {
+        pool: worker.pool.clone(),
+        key,
+        sender,
+        carried,
+        most: endpoint.requests,
+        idle_time: endpoint.idle_time,
+    }
 }
 
 async fn send_http2(
@@ -185,7 +227,7 @@ async fn send_http2(
     key: Key,
     mut request: Request<Sent>,
 ) -> Result<Answered, SendError> {
-    if let Some(mut sender) = worker.pool.shared(&key) {
+    if let Some(mut sender) = worker.pool.shared(&key, endpoint.requests) {
         match sender.try_send_request(request).await {
             Ok(response) => return Ok((response, None)),
             Err(mut e) => match e.take_message() {
@@ -206,7 +248,10 @@ async fn send_http2(
         Err(e) => return Err(SendError::NotSent(Box::new(request), reset(&e))),
     };
     drive(connection);
-    worker.pool.0.lock().shared.insert(key, sender.clone());
+    if endpoint.requests != Some(1) {
+        let mut connections = worker.pool.0.lock();
+        connections.shared.insert(key, (sender.clone(), 1));
+    }
     match sender.try_send_request(request).await {
         Ok(response) => Ok((response, None)),
         Err(mut e) => match e.take_message() {
@@ -233,36 +278,40 @@ fn drive(connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
 }
 
 impl Pool {
-    fn waiting(&self, key: &Key) -> Option<http1::SendRequest<Sent>> {
+    fn waiting(&self, key: &Key) -> Option<Waiting> {
         let mut connections = self.0.lock();
         let waiting = connections.waiting.get_mut(key)?;
-        let (sender, since) = waiting.pop()?;
-        let fresh = since.elapsed() < IDLE_TIME && !sender.is_closed();
-        if !fresh {
+        let last = waiting.pop()?;
+        if !last.is_usable() {
             // Those before it have waited longer.
             connections.waiting.remove(key);
-        }
-        fresh.then_some(sender)
-    }
-
-    fn shared(&self, key: &Key) -> Option<http2::SendRequest<Sent>> {
-        let mut connections = self.0.lock();
-        let sender = connections.shared.get(key)?;
-        if sender.is_closed() {
-            connections.shared.remove(key);
             return None;
         }
-        Some(sender.clone())
+        Some(last)
+    }
+
+    fn shared(&self, key: &Key, most: Option<u32>) -> Option<http2::SendRequest<Sent>> {
+        let mut connections = self.0.lock();
+        let (sender, carried) = connections.shared.get_mut(key)?;
+        *carried += 1;
+        let sender = sender.clone();
+        let last = most.is_some_and(|most| *carried >= most);
+        if last || sender.is_closed() {
+            connections.shared.remove(key);
+        }
+        (!sender.is_closed()).then_some(sender)
     }
 
     /// Lets connections go that have waited too long or have ended.
     pub(crate) fn sweep(&self) {
         let mut connections = self.0.lock();
         connections.waiting.retain(|_, waiting| {
-            waiting.retain(|(sender, since)| since.elapsed() < IDLE_TIME && !sender.is_closed());
+            waiting.retain(Waiting::is_usable);
             !waiting.is_empty()
         });
-        connections.shared.retain(|_, sender| !sender.is_closed());
+        connections
+            .shared
+            .retain(|_, (sender, _)| !sender.is_closed());
     }
 }
 
@@ -278,7 +327,7 @@ pub(crate) enum Io {
 /// endpoint, or in plain text where the endpoint has none.
 pub(crate) async fn connect(worker: &Worker, endpoint: &Endpoint) -> Result<Io, Failure> {
     if !endpoint.tunnel {
-        let options = options();
+        let options = options(endpoint.connect_timeout);
         let connected = socket::connect(None, endpoint.address, &options).await;
         return match connected {
             Ok(stream) => Ok(Io::Plain(stream)),
@@ -292,9 +341,9 @@ pub(crate) async fn connect(worker: &Worker, endpoint: &Endpoint) -> Result<Io, 
 }
 
 /// Nothing captures what a waypoint sends, so that it needs no mark, nor the right to set one.
-fn options() -> ConnectOptions {
+fn options(timeout: Duration) -> ConnectOptions {
     ConnectOptions {
-        timeout: CONNECT_TIMEOUT,
+        timeout,
         ..ConnectOptions::unmarked()
     }
 }
@@ -313,6 +362,7 @@ pub(crate) async fn tunnel(worker: &Worker, endpoint: &Endpoint) -> Result<Strea
         destination: SocketAddr::new(endpoint.address.ip(), crate::config::HBONE),
         uid: endpoint.workload.uid.clone(),
     };
+    let timeout = endpoint.connect_timeout;
     let dial = || {
         let (shared, key) = (shared.clone(), key.clone());
         async move {
@@ -322,7 +372,7 @@ pub(crate) async fn tunnel(worker: &Worker, endpoint: &Endpoint) -> Result<Strea
             client::dial(Dial {
                 destination: key.destination,
                 netns: None,
-                socket: options(),
+                socket: options(timeout),
                 certificate,
                 expected: key.expected,
                 http2: shared.config.client.clone(),

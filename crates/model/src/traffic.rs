@@ -107,6 +107,17 @@ pub struct Limits {
     pub requests_per_connection: Option<u32>,
     /// Requests that are tried again.
     pub retries: Option<u32>,
+    /// How many of those there may be for each hundred requests.
+    pub retry_budget: Option<RetryBudget>,
+}
+
+/// How many of the requests under way may be tries again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Of a hundred.
+    pub percent: u32,
+    /// So many in any case.
+    pub minimum: u32,
 }
 
 /// When an endpoint is left out for a while (outlier detection).

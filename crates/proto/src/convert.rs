@@ -49,6 +49,9 @@ pub enum ConvertError {
     /// A service is named in another form than `namespace/hostname`.
     #[error("service key {0:?} is not of the form namespace/hostname")]
     ServiceKey(String),
+    /// A part that is needed is not there, or of a form that this proxy does not know.
+    #[error("{0} is missing, or of an unknown form")]
+    Missing(&'static str),
     /// A number that the enumeration does not have, or that cannot be served.
     #[error("{field} has the unsupported value {value}")]
     UnsupportedValue {

@@ -14,6 +14,7 @@ mod convert_policy;
 mod convert_provider;
 mod convert_route;
 mod convert_token;
+mod convert_traffic;
 
 /// Workloads and services: package `istio.workload`.
 pub mod workload {
@@ -64,6 +65,8 @@ pub mod type_url {
     pub const ROUTE: &str = "type.googleapis.com/ambit.l7.v1.Route";
     /// Which tokens are believed ([`crate::l7::Authentication`]).
     pub const AUTHENTICATION: &str = "type.googleapis.com/ambit.l7.v1.Authentication";
+    /// How endpoints are chosen and spared ([`crate::l7::TrafficPolicy`]).
+    pub const TRAFFIC: &str = "type.googleapis.com/ambit.l7.v1.TrafficPolicy";
     /// A policy where requests are seen ([`crate::l7::Policy`]).
     pub const POLICY: &str = "type.googleapis.com/ambit.l7.v1.Policy";
 }

@@ -10,6 +10,7 @@ pub mod shape;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ambit_model::intern::Interner;
@@ -55,6 +56,8 @@ pub struct Store(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     current: ArcSwap<MeshState>,
+    /// Counts batches, each after its state is published.
+    changes: AtomicU64,
     /// Counts batches that changed workloads.
     workloads: watch::Sender<u64>,
     /// Counts batches that changed policies.
@@ -77,6 +80,7 @@ pub fn new(node: Option<Text>) -> (Store, Writer) {
     let empty = MeshState::new(node);
     let store = Store(Arc::new(Shared {
         current: ArcSwap::from_pointee(empty.clone()),
+        changes: AtomicU64::new(0),
         workloads: watch::Sender::new(0),
         policies: watch::Sender::new(0),
         local_identities: watch::Sender::default(),
@@ -94,6 +98,12 @@ impl Store {
     /// The state as it is now. Drop it before the next await.
     pub fn load(&self) -> Guard<Arc<MeshState>> {
         self.0.current.load()
+    }
+
+    /// Counts changes of the state. Who reads the count and then the state has a state that is at least
+    /// as new.
+    pub fn changes(&self) -> u64 {
+        self.0.changes.load(Ordering::Acquire)
     }
 
     /// The workload of a pod of this node, if it is known now.
@@ -170,6 +180,7 @@ impl Writer {
             .any(|change| matches!(change, Change::Policy(_) | Change::RemovePolicy(_)));
         let identities = workloads.then(|| local_identities(&next));
         self.spare = Some(self.store.0.current.swap(next));
+        self.store.0.changes.fetch_add(1, Ordering::Release);
         self.behind = changes;
         self.tell(identities, policies);
     }

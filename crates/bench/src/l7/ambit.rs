@@ -83,6 +83,7 @@ fn serve(place: &Place<'_>, roots: &Path) -> Result<()> {
         type_url::ROUTE,
         type_url::POLICY,
         type_url::AUTHENTICATION,
+        type_url::TRAFFIC,
     ];
     let logs = Logs::new(&urls.map(|type_url| TypeOptions {
         type_url,

@@ -8,7 +8,7 @@ use rand::RngExt;
 
 use crate::body::{Body, Replay};
 use crate::serve::Inbound;
-use crate::{forward, listener, upstream};
+use crate::{choose, forward, listener, upstream};
 
 /// Sends copies as a rule asks for. A body that is too long to be kept is not copied.
 pub(crate) fn copy(inbound: &Inbound, forward: &Forward, parts: &Parts, body: &Replay) {
@@ -27,7 +27,7 @@ pub(crate) fn copy(inbound: &Inbound, forward: &Forward, parts: &Parts, body: &R
             let Ok(destination) = forward::find_service(&inbound, &target) else {
                 return;
             };
-            let Ok(endpoint) = forward::choose(&inbound, &destination) else {
+            let Ok(chosen) = choose::any(&inbound, &destination) else {
                 return;
             };
             let http2 = parts.version == Version::HTTP_2;
@@ -37,7 +37,7 @@ pub(crate) fn copy(inbound: &Inbound, forward: &Forward, parts: &Parts, body: &R
             *request.version_mut() = parts.version;
             *request.headers_mut() = parts.headers.clone();
             if let Ok((response, back)) =
-                upstream::send(&inbound.worker, &endpoint, http2, request).await
+                upstream::send(&inbound.worker, &chosen.endpoint, http2, request).await
                 && response.into_body().collect().await.is_ok()
                 && let Some(back) = back
             {

@@ -1,5 +1,7 @@
 //! How a text must be.
 
+use std::sync::Arc;
+
 use regex::Regex;
 
 use crate::Text;
@@ -32,9 +34,13 @@ impl TextMatch {
 /// A regular expression that a text must match from end to end (RE2's full match). It takes time in
 /// proportion to the text, whatever it says.
 #[derive(Clone, Debug)]
-pub struct Pattern {
+pub struct Pattern(Arc<Compiled>);
+
+/// Behind a pointer: most conditions have none.
+#[derive(Debug)]
+struct Compiled {
     source: Text,
-    compiled: Regex,
+    regex: Regex,
 }
 
 /// Why an expression cannot be used.
@@ -57,21 +63,21 @@ impl Pattern {
         };
         // By itself first: `a)(b` must not become one within parentheses.
         Regex::new(source).map_err(refused)?;
-        let compiled = Regex::new(&format!(r"\A(?:{source})\z")).map_err(refused)?;
-        Ok(Self {
+        let regex = Regex::new(&format!(r"\A(?:{source})\z")).map_err(refused)?;
+        Ok(Self(Arc::new(Compiled {
             source: source.into(),
-            compiled,
-        })
+            regex,
+        })))
     }
 
     /// The expression as it was written.
     pub fn source(&self) -> &str {
-        &self.source
+        &self.0.source
     }
 
     /// Whether all of a text matches.
     pub fn matches(&self, text: &str) -> bool {
-        self.compiled.is_match(text)
+        self.0.regex.is_match(text)
     }
 }
 
