@@ -74,7 +74,12 @@ pub fn publish(logs: &Logs, output: &Output) -> Published {
         let changes = output.l7.iter().filter(|change| type_of(change) == url);
         batch(changes.map(l7_change))
     };
-    let l7_types = [type_url::AUTHENTICATION, type_url::POLICY, type_url::ROUTE];
+    let l7_types = [
+        type_url::AUTHENTICATION,
+        type_url::POLICY,
+        type_url::ROUTE,
+        type_url::TRAFFIC,
+    ];
     let l7 = l7_types.map(|url| publish(url, of_type(url))).iter().sum();
     let addresses = publish(type_url::ADDRESS, addresses);
     let gone = publish(
@@ -151,6 +156,7 @@ fn type_of(change: &L7Change) -> &'static str {
         L7Change::Route(_) | L7Change::RouteGone(_) => type_url::ROUTE,
         L7Change::Policy(_) | L7Change::PolicyGone(_) => type_url::POLICY,
         L7Change::Authentication(_) | L7Change::AuthenticationGone(_) => type_url::AUTHENTICATION,
+        L7Change::Traffic(_) | L7Change::TrafficGone(_) => type_url::TRAFFIC,
     }
 }
 
@@ -171,9 +177,14 @@ fn l7_change(change: &L7Change) -> Change {
             let message = l7::Authentication::from(&**authentication);
             resource(authentication.key(), encode(&message))
         }
+        L7Change::Traffic(policy) => {
+            let message = l7::TrafficPolicy::from(&**policy);
+            resource(policy.key(), encode(&message))
+        }
         L7Change::RouteGone(name)
         | L7Change::PolicyGone(name)
-        | L7Change::AuthenticationGone(name) => (name.clone(), None),
+        | L7Change::AuthenticationGone(name)
+        | L7Change::TrafficGone(name) => (name.clone(), None),
     }
 }
 

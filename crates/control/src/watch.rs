@@ -21,11 +21,14 @@ use tokio::sync::mpsc;
 
 use ambit_kube_api::gateway_api::{GRPCRoute, Gateway, GatewayClass, HTTPRoute};
 use ambit_kube_api::status::{Condition, IstioStatus};
-use ambit_kube_api::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication, names};
+use ambit_kube_api::{
+    AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication, names,
+};
 use ambit_translate::authentications::AuthenticationFacts;
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::PolicyFacts;
 use ambit_translate::routes::RouteFacts;
+use ambit_translate::traffic::TrafficFacts;
 use ambit_translate::{
     ClassFacts, GatewayFacts, MeshConfig, NamespaceFacts, NodeFacts, PodFacts, ServiceFacts,
     SliceFacts, mesh_config,
@@ -79,6 +82,9 @@ pub fn start(
         Api::<Guard<RequestAuthentication>>::all(client.clone()),
         any(),
     ));
+    tokio::spawn(
+        watch(Kind::DestinationRule).run(Api::<Guard<DestinationRule>>::all(client.clone()), any()),
+    );
     tokio::spawn(
         watch(Kind::GatewayClass).run(Api::<Guard<GatewayClass>>::all(client.clone()), any()),
     );
@@ -204,6 +210,15 @@ impl Watched for RequestAuthentication {
     }
     fn removed(key: ObjectKey) -> Option<Change> {
         Some(Change::Authentication(key, None))
+    }
+}
+
+impl Watched for DestinationRule {
+    fn change(&self, key: ObjectKey) -> Option<Change> {
+        Some(Change::Traffic(key, Some(Box::new(TrafficFacts::of(self)))))
+    }
+    fn removed(key: ObjectKey) -> Option<Change> {
+        Some(Change::Traffic(key, None))
     }
 }
 

@@ -10,12 +10,14 @@ pub mod crds;
 pub mod gateway_api;
 pub mod labels;
 pub mod names;
+pub mod networking;
 mod resource;
 pub mod security;
 pub mod selector;
 pub mod status;
 
 pub use client::{ClientError, ClientOptions, client};
+pub use networking::{DestinationRule, DestinationRuleSpec};
 pub use security::{
     AuthorizationPolicy, AuthorizationPolicySpec, PeerAuthentication, PeerAuthenticationSpec,
     RequestAuthentication, RequestAuthenticationSpec,

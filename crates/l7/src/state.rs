@@ -38,7 +38,8 @@ struct Traffic {
 }
 
 impl Traffic {
-    fn change(&mut self, set: Vec<TrafficPolicy>, removed: Vec<String>) {
+    /// `own` is the proxy's namespace.
+    fn change(&mut self, set: Vec<TrafficPolicy>, removed: Vec<String>, own: &Text) {
         for policy in set {
             self.all.insert(policy.key(), Arc::new(policy));
         }
@@ -46,9 +47,14 @@ impl Traffic {
             self.all.remove(&*key);
         }
         self.by_service.clear();
+        let order = |policy: &TrafficPolicy| Some((policy.distance(own)?, policy.created));
         for policy in self.all.values() {
+            let Some(ours) = order(policy) else { continue };
             let held = self.by_service.get(&policy.service);
-            if held.is_none_or(|held| policy.created < held.created) {
+            if held
+                .and_then(|held| order(held))
+                .is_none_or(|held| ours < held)
+            {
                 let service = policy.service.clone();
                 self.by_service.insert(service, policy.clone());
             }
@@ -289,8 +295,9 @@ impl Handler<l7::TrafficPolicy> for TrafficHandler {
         removed: Vec<String>,
     ) -> Vec<Rejected> {
         let (policies, rejected) = converted::<_, TrafficPolicy>(resources);
+        let (own, _) = &self.0.0.gateway;
         self.0
-            .change(|state| state.traffic.change(policies, removed));
+            .change(|state| state.traffic.change(policies, removed, own));
         self.0.0.traffic_changes.fetch_add(1, Ordering::Release);
         rejected
     }

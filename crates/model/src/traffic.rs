@@ -18,6 +18,10 @@ pub struct TrafficPolicy {
     pub created: i64,
     /// The service that it is about.
     pub service: NamespacedHostname,
+    /// Proxies of other namespaces see it, too.
+    pub exported: bool,
+    /// It is of the root namespace, and for all of them.
+    pub root: bool,
     /// What holds for its ports.
     pub settings: Settings,
     /// What holds for single ports instead, as a whole.
@@ -28,6 +32,17 @@ impl TrafficPolicy {
     /// The key of the policy, `namespace/name`.
     pub fn key(&self) -> Text {
         format!("{}/{}", self.namespace, self.name).into()
+    }
+
+    /// How near the object is to a proxy of this namespace: the least holds. `None` if it is not for
+    /// this proxy. (The lookup of `DestinationRule`: the proxy's namespace, the service's, the root.)
+    pub fn distance(&self, proxy: &Text) -> Option<u8> {
+        match self {
+            _ if self.namespace == *proxy => Some(0),
+            _ if !self.exported => None,
+            _ if self.namespace == self.service.namespace => Some(1),
+            _ => self.root.then_some(2),
+        }
     }
 
     /// What holds for a port.
@@ -133,4 +148,28 @@ pub struct Outlier {
     pub max_ejection_percent: u32,
     /// With fewer usable ones of a hundred, all of them are used (panic).
     pub min_health_percent: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_object_holds() {
+        let distance = |namespace: &str, exported, root| {
+            let policy = TrafficPolicy {
+                namespace: namespace.into(),
+                service: NamespacedHostname::new("shop", "cart"),
+                exported,
+                root,
+                ..TrafficPolicy::default()
+            };
+            policy.distance(&"gate".into())
+        };
+        assert_eq!(distance("gate", false, false), Some(0));
+        assert_eq!(distance("shop", true, false), Some(1));
+        assert_eq!(distance("istio-system", true, true), Some(2));
+        assert_eq!(distance("shop", false, false), None);
+        assert_eq!(distance("other", true, false), None);
+    }
 }

@@ -26,6 +26,8 @@ impl TryFrom<pb::TrafficPolicy> for TrafficPolicy {
             service: service(m.service).ok_or(ConvertError::Missing("service"))?,
             settings: m.settings.map(settings).transpose()?.unwrap_or_default(),
             ports: m.ports.into_iter().map(port).collect::<Result<_, _>>()?,
+            exported: m.exported,
+            root: m.root,
         })
     }
 }
@@ -100,6 +102,8 @@ impl From<&TrafficPolicy> for pb::TrafficPolicy {
             created: policy.created,
             service: Some(service_key(&policy.service)),
             settings: Some((&policy.settings).into()),
+            exported: policy.exported,
+            root: policy.root,
             ports: ports
                 .map(|(port, settings)| (u32::from(*port), settings.into()))
                 .collect(),
@@ -217,6 +221,8 @@ mod tests {
                 created: 7,
                 service: NamespacedHostname::new("shop", "cart"),
                 ports: [(81, Settings::default())].into(),
+                exported: true,
+                root: true,
                 settings,
             };
             let read = TrafficPolicy::try_from(pb::TrafficPolicy::from(&policy)).unwrap();

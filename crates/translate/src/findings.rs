@@ -40,6 +40,8 @@ pub enum Code {
     NoKeys,
     /// A provider that the mesh configuration does not have.
     UnknownProvider,
+    /// A setting of traffic that waypoints do not heed.
+    NotEnforced,
     /// A `PeerAuthentication` with a selector in the root namespace.
     SelectorInRootNamespace,
     /// Port-level settings without a selector.
@@ -84,6 +86,7 @@ impl Code {
             Self::InvalidTarget => 1015,
             Self::NoKeys => 1016,
             Self::UnknownProvider => 1017,
+            Self::NotEnforced => 1018,
             Self::SelectorInRootNamespace => 1101,
             Self::PortsWithoutSelector => 1102,
             Self::OlderWins => 1103,
@@ -125,6 +128,7 @@ impl Code {
             | Self::NoWorkloads
             | Self::OlderWins
             | Self::UnusableProvider
+            | Self::NotEnforced
             | Self::MeshConfigUnknownKey
             | Self::MeshConfigNotHonoured => Severity::Warning,
             Self::DisableIsPermissive => Severity::Info,
@@ -162,6 +166,7 @@ impl Code {
             Self::UnknownProvider => {
                 "add it to meshConfig.extensionProviders, as envoyExtAuthzGrpc or envoyExtAuthzHttp"
             }
+            Self::NotEnforced => "remove it, or do without it: the rest of the object holds",
             Self::UnusableProvider => {
                 "correct it; until then policies that name it refuse what they match"
             }

@@ -6,6 +6,7 @@
 //! answer. Nothing here does I/O, and nothing panics on any object.
 
 pub mod authentications;
+mod durations;
 pub mod facts;
 pub mod findings;
 pub mod gateway_status;
@@ -22,6 +23,7 @@ pub mod routes;
 pub mod scope;
 pub mod services;
 pub mod status;
+pub mod traffic;
 pub mod waypoints;
 pub mod workloads;
 

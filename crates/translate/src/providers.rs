@@ -114,7 +114,7 @@ fn provider(
     let port = u16::try_from(common.port).ok().filter(|port| *port != 0);
     let timeout = match common.timeout.as_str() {
         "" => Some(TIMEOUT),
-        text => duration(text).filter(|time| !time.is_zero()),
+        text => crate::durations::parse(text).filter(|time| !time.is_zero()),
     };
     let status = match common.status_on_error.as_str() {
         "" => Some(STATUS_ON_ERROR),
@@ -134,12 +134,6 @@ fn provider(
         }),
         protocol: protocol(settings)?,
     })
-}
-
-/// Seconds with an `s`, as protocol buffers write durations in JSON.
-fn duration(text: &str) -> Option<Duration> {
-    let seconds = text.strip_suffix('s')?.parse().ok()?;
-    Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// `namespace/host`, or the host name of a Kubernetes service, which names its namespace.

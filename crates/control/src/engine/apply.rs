@@ -7,6 +7,7 @@ use ambit_translate::authentications::{AuthenticationFacts, KeySource};
 use ambit_translate::labels::selects;
 use ambit_translate::peer_authentication::{Level, PeerFacts};
 use ambit_translate::policies::{self, PolicyFacts};
+use ambit_translate::traffic::{self, TrafficFacts};
 use ambit_translate::workloads::endpoint_uid;
 use ambit_translate::{
     Code, Finding, Labels, MeshConfig, NamespaceFacts, NodeFacts, ObjectKey, PodFacts,
@@ -27,6 +28,7 @@ impl Engine {
             Change::Policy(key, observed) => self.policy(key, observed),
             Change::Peer(key, observed) => self.peer(key, observed),
             Change::Authentication(key, observed) => self.authentication(key, observed),
+            Change::Traffic(key, facts) => self.traffic(key, facts.map(|facts| *facts), output),
             Change::Keys(source, keys) => self.keys(source, keys),
             Change::Class(name, observed) => self.class(name, observed),
             Change::Gateway(key, observed) => self.gateway(key, observed),
@@ -281,6 +283,21 @@ impl Engine {
             self.attached(attachments.into_iter());
             self.dirty.key_sources = true;
             self.dirty.authentications.insert(key);
+        }
+    }
+
+    fn traffic(&mut self, key: ObjectKey, facts: Option<TrafficFacts>, output: &mut Output) {
+        if let Some(facts) = &facts {
+            let findings = traffic::translate(&self.tables.mesh, facts).findings;
+            let findings = findings.into_iter().map(|finding| (key.clone(), finding));
+            output.findings.extend(findings);
+        }
+        let old = match facts.clone() {
+            Some(new) => self.tables.traffic.insert(key.clone(), new),
+            None => self.tables.traffic.remove(&key),
+        };
+        if old != facts {
+            self.dirty.traffic.insert(key);
         }
     }
 

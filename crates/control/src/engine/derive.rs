@@ -8,6 +8,7 @@ use ambit_translate::authentications::{self, AuthenticationFacts, Authentication
 use ambit_translate::labels::selects;
 use ambit_translate::peer_authentication::{self as peers, Candidates};
 use ambit_translate::services::service;
+use ambit_translate::traffic;
 use ambit_translate::workloads::{
     PodInput, Serves, endpoint_uid, endpoint_workload, pod_uid, pod_workload,
 };
@@ -63,6 +64,8 @@ impl Engine {
         let authentications = dirty.authentications.iter();
         let authentications = authentications.map(|key| tables.derive_authentication(key));
         output.l7.extend(authentications);
+        let traffic = dirty.traffic.iter().map(|key| tables.derive_traffic(key));
+        output.l7.extend(traffic);
         let routes = dirty.routes.iter().map(|key| tables.derive_route(key));
         output.l7.extend(routes);
     }
@@ -77,6 +80,7 @@ impl Dirty {
         self.peers.extend(tables.peers.keys().cloned());
         self.authentications
             .extend(tables.authentications.keys().cloned());
+        self.traffic.extend(tables.traffic.keys().cloned());
         self.routes.extend(tables.routes.keys().cloned());
         self.static_strict = true;
     }
@@ -215,6 +219,16 @@ impl Tables {
         match entry.and_then(|entry| entry.access.as_ref()?.policy.clone()) {
             Some(policy) => L7Change::Policy(Box::new(policy)),
             None => L7Change::PolicyGone(key.text()),
+        }
+    }
+
+    fn derive_traffic(&self, key: &ObjectKey) -> L7Change {
+        let facts = self.traffic.get(key);
+        let active = facts.filter(|facts| self.is_active(key, &facts.labels));
+        let translated = active.map(|facts| traffic::translate(&self.mesh, facts));
+        match translated.and_then(|translation| translation.policy) {
+            Some(policy) => L7Change::Traffic(Box::new(policy)),
+            None => L7Change::TrafficGone(key.text()),
         }
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Dirty {
     pub static_strict: bool,
     /// What is believed of tokens.
     pub authentications: BTreeSet<ObjectKey>,
+    /// How endpoints are chosen and spared.
+    pub traffic: BTreeSet<ObjectKey>,
     /// Other keys may be asked for.
     pub key_sources: bool,
     /// Routes.

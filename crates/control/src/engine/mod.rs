@@ -25,11 +25,13 @@ use ambit_model::access::AccessPolicy;
 use ambit_model::policy::Authorization;
 use ambit_model::route::Route;
 use ambit_model::token::Authentication;
+use ambit_model::traffic::TrafficPolicy;
 use ambit_model::{Service, Text, Workload};
 use ambit_translate::authentications::{AuthenticationFacts, KeySource};
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::PolicyFacts;
 use ambit_translate::routes::RouteFacts;
+use ambit_translate::traffic::TrafficFacts;
 use ambit_translate::{
     ClassFacts, Finding, GatewayFacts, MeshConfig, NamespaceFacts, NodeFacts, ObjectKey, PodFacts,
     ServiceFacts, SliceFacts,
@@ -64,6 +66,8 @@ pub enum Kind {
     PeerAuthentication,
     /// RequestAuthentications.
     RequestAuthentication,
+    /// DestinationRules.
+    DestinationRule,
     /// Classes of gateways.
     GatewayClass,
     /// Gateways.
@@ -78,7 +82,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 14] = [
         Kind::Namespace,
         Kind::Node,
         Kind::Pod,
@@ -87,6 +91,7 @@ impl Kind {
         Kind::AuthorizationPolicy,
         Kind::PeerAuthentication,
         Kind::RequestAuthentication,
+        Kind::DestinationRule,
         Kind::GatewayClass,
         Kind::Gateway,
         Kind::HttpRoute,
@@ -105,6 +110,7 @@ impl Kind {
             Kind::AuthorizationPolicy => "AuthorizationPolicy",
             Kind::PeerAuthentication => "PeerAuthentication",
             Kind::RequestAuthentication => "RequestAuthentication",
+            Kind::DestinationRule => "DestinationRule",
             Kind::GatewayClass => "GatewayClass",
             Kind::Gateway => "Gateway",
             Kind::HttpRoute => "HTTPRoute",
@@ -133,6 +139,8 @@ pub enum Change {
     Peer(ObjectKey, Option<Observed<PeerFacts>>),
     /// A `RequestAuthentication`.
     Authentication(ObjectKey, Option<Observed<AuthenticationFacts>>),
+    /// A `DestinationRule`.
+    Traffic(ObjectKey, Option<Box<TrafficFacts>>),
     /// Keys of issuers, as they have been fetched.
     Keys(KeySource, Text),
     /// A class of gateways, with its status.
@@ -193,6 +201,10 @@ pub enum L7Change {
     Authentication(Box<Authentication>),
     /// The name of such an object that is gone.
     AuthenticationGone(Text),
+    /// How endpoints are chosen and spared.
+    Traffic(Box<TrafficPolicy>),
+    /// The name of such an object that is gone.
+    TrafficGone(Text),
 }
 
 /// What follows from a batch of changes.

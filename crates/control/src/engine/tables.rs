@@ -16,6 +16,7 @@ use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::{AccessTranslation, PolicyFacts, Translation};
 use ambit_translate::routes::RouteFacts;
 use ambit_translate::scope::in_scope;
+use ambit_translate::traffic::TrafficFacts;
 use ambit_translate::{
     ClassFacts, GatewayFacts, Labels, Mesh, MeshConfig, NamespaceFacts, NodeFacts, ObjectKey,
     PodFacts, ServiceFacts, SliceFacts,
@@ -95,6 +96,7 @@ pub(super) struct Tables {
     pub policies: BTreeMap<ObjectKey, PolicyEntry>,
     pub peers: BTreeMap<ObjectKey, PeerEntry>,
     pub authentications: BTreeMap<ObjectKey, AuthenticationEntry>,
+    pub traffic: BTreeMap<ObjectKey, TrafficFacts>,
     /// Keys that have been fetched.
     pub keys: FetchedKeys,
     pub classes: BTreeMap<Text, ClassEntry>,
@@ -127,6 +129,7 @@ impl Tables {
             policies: BTreeMap::new(),
             peers: BTreeMap::new(),
             authentications: BTreeMap::new(),
+            traffic: BTreeMap::new(),
             keys: FetchedKeys::new(),
             classes: BTreeMap::new(),
             gateways: BTreeMap::new(),

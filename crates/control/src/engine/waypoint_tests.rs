@@ -3,6 +3,7 @@
 use super::*;
 use ambit_kube_api::gateway_api::{Gateway, HTTPRoute};
 use ambit_kube_api::{AuthorizationPolicy, status};
+use ambit_model::traffic::Balance;
 use ambit_model::workload::GatewayDestination;
 use serde_json::{Value, json};
 
@@ -318,4 +319,36 @@ fn keys_by_address_are_asked_for_and_kept() {
 
     engine.apply([Change::Authentication(key, None)]);
     assert_eq!(engine.key_sources(), [].into());
+}
+
+#[test]
+fn traffic_policies_come_change_and_go() {
+    let mut engine = engine();
+    let key = || ObjectKey::new("shop", "r");
+    let rule = |balancer: &str| {
+        let object = json!({
+            "metadata": {"name": "r", "namespace": "shop"},
+            "spec": {
+                "host": "reviews",
+                "trafficPolicy": {"loadBalancer": {"simple": balancer}},
+            },
+        });
+        let facts = TrafficFacts::of(&serde_json::from_value(object).unwrap());
+        Change::Traffic(key(), Some(Box::new(facts)))
+    };
+    let sent = |output: Output| match &output.l7[..] {
+        [L7Change::Traffic(policy)] => Some(policy.settings.balance.clone()),
+        [L7Change::TrafficGone(name)] => {
+            assert_eq!(&**name, "shop/r");
+            None
+        }
+        other => panic!("{other:?}"),
+    };
+    let output = engine.apply([rule("RANDOM")]);
+    assert_eq!(sent(output), Some(Balance::Random));
+    assert!(engine.apply([rule("RANDOM")]).l7.is_empty());
+    let output = engine.apply([rule("PASSTHROUGH")]);
+    assert_eq!(output.findings.len(), 1, "what has no effect is said");
+    assert_eq!(sent(output), Some(Balance::LeastRequest));
+    assert_eq!(sent(engine.apply([Change::Traffic(key(), None)])), None);
 }

@@ -26,7 +26,7 @@ pub(super) struct Definition {
     pub short_name: &'static str,
     /// Category beside `istio-io`.
     pub category: &'static str,
-    /// Value of the label `istio`.
+    /// Value of the label `istio`; those of some groups have none.
     pub component: &'static str,
     /// Columns that `kubectl get` shows: name, type, path, description.
     pub columns: &'static [(&'static str, &'static str, &'static str, &'static str)],
@@ -92,8 +92,10 @@ impl Definition {
             ("istio", self.component),
             ("release", "istio"),
         ]
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
-        .into()
+        .collect()
     }
 
     fn version(&self, name: &str, schema: &JSONSchemaProps) -> CustomResourceDefinitionVersion {
@@ -266,6 +268,11 @@ fn clean(schema: &mut Value) {
     }
     for key in ["default", "nullable", "title"] {
         schema.remove(key);
+    }
+    // Kubernetes knows no formats of numbers without a sign.
+    let format = schema.get("format").and_then(Value::as_str);
+    if format.is_some_and(|format| format.starts_with("uint")) {
+        schema.remove("format");
     }
     if let Some(Value::Object(properties)) = schema.get_mut("properties") {
         properties.values_mut().for_each(clean);

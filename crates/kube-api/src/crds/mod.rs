@@ -11,6 +11,7 @@ use crate::gateway_api::{
     GRPCRoute, Gateway, GatewayClass, GatewaySpec, GrpcRouteSpec, HTTPRoute, HttpRouteSpec,
     RouteStatus,
 };
+use crate::networking::{DestinationRule, DestinationRuleSpec};
 use crate::security::{
     AuthorizationPolicy, AuthorizationPolicySpec, PeerAuthentication, PeerAuthenticationSpec,
     RequestAuthentication, RequestAuthenticationSpec,
@@ -53,6 +54,23 @@ const AUTHORIZATION_POLICY: Definition = Definition {
     versions: &["v1", "v1beta1"],
 };
 
+const DESTINATION_RULE: Definition = Definition {
+    description: "How endpoints of a service are chosen and spared.",
+    short_name: "dr",
+    category: "networking-istio-io",
+    component: "",
+    columns: &[
+        (
+            "Host",
+            "string",
+            ".spec.host",
+            "The service that it is about.",
+        ),
+        AGE,
+    ],
+    versions: &["v1", "v1alpha3", "v1beta1"],
+};
+
 const PEER_AUTHENTICATION: Definition = Definition {
     description: "Whether workloads accept traffic without mutual TLS.",
     short_name: "pa",
@@ -83,6 +101,7 @@ const REQUEST_AUTHENTICATION: Definition = Definition {
 pub fn all() -> Result<Vec<CustomResourceDefinition>, CrdError> {
     Ok(vec![
         AUTHORIZATION_POLICY.build::<AuthorizationPolicy, AuthorizationPolicySpec>()?,
+        DESTINATION_RULE.build::<DestinationRule, DestinationRuleSpec>()?,
         PEER_AUTHENTICATION.build::<PeerAuthentication, PeerAuthenticationSpec>()?,
         REQUEST_AUTHENTICATION.build::<RequestAuthentication, RequestAuthenticationSpec>()?,
     ])
