@@ -131,11 +131,16 @@ pub fn policy(walk: &Walk) -> anyhow::Result<String> {
     let post = shell.show(&format!("{AS_PRODUCTPAGE} {STATUS} -X POST {REVIEWS}"))?;
     ensure!(post.trim() == "403", "POST gets {post:?}");
     let status = "kubectl get authorizationpolicy reviews-read -n bookinfo -o 'jsonpath={.status.conditions[0].message}'";
-    let said = shell.show(status)?;
-    ensure!(
-        said.contains("bound to bookinfo/waypoint"),
-        "its status says {said:?}"
-    );
+    // It is written behind the change itself.
+    shell.wait(20, || {
+        let said = shell.quiet(status)?;
+        ensure!(
+            said.contains("bound to bookinfo/waypoint"),
+            "its status says {said:?}"
+        );
+        Ok(())
+    })?;
+    shell.show(status)?;
     shell.show("kubectl delete authorizationpolicy reviews-read -n bookinfo")?;
     Ok("productpage may read, and nobody may do anything else".into())
 }
