@@ -59,6 +59,11 @@ pub fn run() -> anyhow::Result<()> {
     if let Err(e) = process::raise_open_file_limit() {
         tracing::warn!("{e}");
     }
+    // What a large configuration has needed while it was read goes back to the system, although the
+    // thread that has read it may have nothing to do for long.
+    if let Err(e) = tikv_jemalloc_ctl::background_thread::write(true) {
+        tracing::debug!("freed memory goes back to the system late: {e}");
+    }
     let threads = Workers::start("worker", config.workers).context("cannot start the workers")?;
     let control = Builder::new_multi_thread()
         .worker_threads(1)
