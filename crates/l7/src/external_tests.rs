@@ -51,8 +51,13 @@ async fn judge_one(request: Request<Incoming>) -> Response<BoxBody<Bytes, Infall
     let allow = allow.is_some_and(|value| value == "allow");
     let saw = format!("{} {}", request.method(), request.uri());
     let host = request.headers()["host"].clone();
+    let token = request.headers().get("x-token").cloned();
     let length = request.into_body().collect().await.unwrap().to_bytes();
-    Response::builder()
+    let mut response = Response::builder();
+    if let Some(token) = token {
+        response = response.header("authorization", token);
+    }
+    response
         .status(if allow { 200 } else { 401 })
         .header("x-saw", saw)
         .header("x-host", host)
@@ -120,7 +125,7 @@ async fn serve_judge() -> u16 {
     port
 }
 
-fn provider(protocol: CheckProtocol) -> Provider {
+pub(crate) fn provider(protocol: CheckProtocol) -> Provider {
     Provider {
         service: judge(),
         port: 80,
@@ -144,7 +149,7 @@ fn over_http() -> Provider {
 }
 
 /// A waypoint that asks a provider about everything.
-async fn asking(provider: Option<Provider>) -> Testbed {
+pub(crate) async fn asking(provider: Option<Provider>) -> Testbed {
     let mut testbed = Testbed::new().await;
     let service = service_of(judge(), serve_judge().await);
     testbed.know(vec![
@@ -170,7 +175,7 @@ async fn asking(provider: Option<Provider>) -> Testbed {
     testbed
 }
 
-async fn get(testbed: &Testbed, header: &str) -> (String, Vec<Got>) {
+pub(crate) async fn get(testbed: &Testbed, header: &str) -> (String, Vec<Got>) {
     let request = format!("GET /a?b=c HTTP/1.1\r\nhost: echo\r\n{header}\r\n\r\n");
     let (answer, got) = testbed.exchange(request.as_bytes()).await;
     (String::from_utf8(answer).unwrap(), got)

@@ -27,6 +27,8 @@ mod forward;
 mod health;
 mod listener;
 mod node;
+#[cfg(test)]
+mod order_tests;
 mod phases;
 mod record;
 mod serve;

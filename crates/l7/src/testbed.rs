@@ -72,6 +72,7 @@ pub(crate) struct Testbed {
     inbound: Inbound,
     seen: Arc<Mutex<Seen>>,
     writer: store::Writer,
+    registry: Registry,
     _certificates: tempfile::TempDir,
 }
 
@@ -93,7 +94,8 @@ impl Testbed {
             Change::Service(Arc::new(service.clone())),
             Change::Workload(Arc::new(endpoint())),
         ]);
-        let shared = shared(store, folder.path());
+        let registry = Registry::new();
+        let shared = shared(store, folder.path(), &registry);
         let worker = Arc::new(Worker {
             handle: Handle::current(),
             tunnels: Tunnels::new(shared.config.pool),
@@ -117,6 +119,7 @@ impl Testbed {
             inbound,
             seen,
             writer,
+            registry,
             _certificates: folder,
         }
     }
@@ -124,6 +127,16 @@ impl Testbed {
     /// Something else is known of the mesh.
     pub(crate) fn know(&mut self, changes: Vec<Change>) {
         self.writer.apply(changes);
+    }
+
+    /// What the backend got since the last look.
+    pub(crate) fn take(&self) -> Vec<Got> {
+        std::mem::take(&mut self.seen.lock().requests)
+    }
+
+    /// The metrics, as they are read.
+    pub(crate) fn metrics(&self) -> String {
+        self.registry.encode()
     }
 
     /// What is known of requests.
@@ -160,7 +173,7 @@ impl Testbed {
     }
 }
 
-fn shared(store: store::Store, certificates: &std::path::Path) -> Arc<Shared> {
+fn shared(store: store::Store, certificates: &std::path::Path, registry: &Registry) -> Arc<Shared> {
     let settings = [
         ("POD_NAMESPACE", "shop".to_owned()),
         ("GATEWAY_NAME", "waypoint".to_owned()),
@@ -173,7 +186,6 @@ fn shared(store: store::Store, certificates: &std::path::Path) -> Arc<Shared> {
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
     let config = Config::from_env(&env).unwrap();
-    let registry = Registry::new();
     Arc::new(Shared {
         store,
         l7: Store::new("shop".into(), "waypoint".into()),
@@ -183,8 +195,8 @@ fn shared(store: store::Store, certificates: &std::path::Path) -> Arc<Shared> {
             namespace: "shop".into(),
             service_account: "waypoint".into(),
         },
-        telemetry: Telemetry::register(&registry),
-        http: HttpTelemetry::register(&registry),
+        telemetry: Telemetry::register(registry),
+        http: HttpTelemetry::register(registry),
         loads: Loads::default(),
         tasks: TaskTracker::new(),
         draining: CancellationToken::new(),

@@ -323,4 +323,4 @@ fn claim(value: &Value) -> Option<Claim> {
 
 #[cfg(test)]
 #[path = "tokens_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -4,19 +4,19 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::json;
 
 /// An issuer with a key of its own.
-struct Issuer {
+pub(crate) struct Issuer {
     key: KeyPair,
     id: &'static str,
 }
 
 impl Issuer {
-    fn new(id: &'static str) -> Self {
+    pub(crate) fn new(id: &'static str) -> Self {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         Self { key, id }
     }
 
     /// Its public key as a JSON Web Key.
-    fn jwk(&self) -> Value {
+    pub(crate) fn jwk(&self) -> Value {
         use base64::Engine as _;
         // An uncompressed point: 4, x, y.
         let point = self.key.public_key_raw();
@@ -26,7 +26,7 @@ impl Issuer {
         json!({"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": self.id, "x": part(1..33), "y": part(33..65)})
     }
 
-    fn sign(&self, claims: Value) -> String {
+    pub(crate) fn sign(&self, claims: Value) -> String {
         let key = EncodingKey::from_ec_pem(self.key.serialize_pem().as_bytes()).unwrap();
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some(self.id.to_owned());

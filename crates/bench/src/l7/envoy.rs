@@ -69,7 +69,6 @@ fn http_filter_chain(prefix: &str, routes: Value, filters: Vec<Value>, more: Val
         },
         "http_filters": filters,
         "normalize_path": true,
-        "merge_slashes": true,
         "server_header_transformation": "PASS_THROUGH",
         "use_remote_address": false,
     });
