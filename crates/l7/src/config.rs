@@ -16,6 +16,9 @@ use crate::access_log::Format;
 /// Port on which tunnels come in.
 pub const HBONE: u16 = ambit_model::outbound::HBONE_PORT;
 
+/// Longest time for the head of a request to come in.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// All settings.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -51,6 +54,8 @@ pub struct Config {
     pub termination: Duration,
     /// `WAYPOINT_WORKER_THREADS`.
     pub workers: NonZeroUsize,
+    /// Longest time for the head of a request to come in. No setting: tests have less patience.
+    pub head_timeout: Duration,
     /// `ACCESS_LOG_FILE`, `ACCESS_LOG_ENCODING`, `ACCESS_LOG_FORMAT`.
     pub access_log: Option<Format>,
     /// Port of the admin page, on loopback.
@@ -122,6 +127,7 @@ impl Config {
             },
             termination: settings::termination(env)?,
             workers: env.parsed_or("WAYPOINT_WORKER_THREADS", cpus)?,
+            head_timeout: HEAD_TIMEOUT,
             access_log: Format::from_env(env)?,
             admin_port: 15000,
             stats_port: 15020,

@@ -29,10 +29,13 @@ mod listener;
 mod node;
 #[cfg(test)]
 mod order_tests;
+mod pace;
 mod phases;
 mod record;
 mod serve;
 mod shared;
+#[cfg(test)]
+mod slow_tests;
 mod sniff;
 mod state;
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::access_log::{self, Remembered};
 use crate::body::Ending;
 use crate::failure::{Failure, is_grpc};
 use crate::health::UnderWay;
+use crate::pace::Pace;
 use crate::serve::Inbound;
 use crate::shared::Shared;
 use crate::upstream::{Back, Endpoint};
@@ -205,17 +206,20 @@ impl Record {
     }
 }
 
-/// Ends a record with the response's body, and gives the connection back that it came on.
+/// Ends a record with the response's body, gives the connection back that it came on, and lets that
+/// of the client wait for its next request.
 pub(crate) struct Ended {
     record: Option<Box<Record>>,
     back: Option<Back>,
+    pace: Option<Arc<Pace>>,
 }
 
 impl Ended {
-    pub(crate) fn new(record: Record, back: Option<Back>) -> Self {
+    pub(crate) fn new(record: Record, back: Option<Back>, pace: Option<Arc<Pace>>) -> Self {
         Self {
             record: Some(Box::new(record)),
             back,
+            pace,
         }
     }
 }
@@ -234,6 +238,9 @@ impl Ending for Ended {
     }
 
     fn ended(&mut self, complete: bool) {
+        if let Some(pace) = self.pace.take() {
+            pace.ended();
+        }
         if let Some(back) = self.back.take().filter(|_| complete) {
             back.give();
         }

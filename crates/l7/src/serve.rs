@@ -3,9 +3,8 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -14,13 +13,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::body::Watched;
 use crate::dispatch::Destination;
+use crate::pace::{Pace, Paced};
 use crate::phases;
 use crate::record::{Ended, Record};
 use crate::shared::{Client, Worker};
 use crate::sniff::Protocol;
 
-/// Longest time for the head of a request to come in.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Largest head of a request.
 pub(crate) const HEAD_LIMIT: usize = 64 * 1024;
 /// Most headers of a request.
@@ -49,10 +47,13 @@ where
 {
     let draining = inbound.worker.shared.draining.clone();
     let peer = inbound.client.address;
-    let service = service_fn(move |request| one(inbound.clone(), request));
-    let io = TokioIo::new(stream);
+    let head_timeout = inbound.worker.shared.config.head_timeout;
+    let pace = Arc::new(Pace::default());
+    let serving = pace.clone();
+    let service = service_fn(move |request| one(inbound.clone(), serving.clone(), request));
     let served = match protocol {
         Protocol::Http2 => {
+            let io = TokioIo::new(stream);
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder
                 .timer(TokioTimer::new())
@@ -70,10 +71,9 @@ where
             }
         }
         _ => {
+            let io = TokioIo::new(Paced::new(stream, pace, head_timeout));
             let mut builder = http1::Builder::new();
             builder
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
                 .max_buf_size(HEAD_LIMIT)
                 .max_headers(HEADER_COUNT)
                 .half_close(true);
@@ -96,8 +96,10 @@ where
 /// Answers one request, and records it.
 async fn one(
     inbound: Inbound,
+    pace: Arc<Pace>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Watched<Ended>>, Infallible> {
+    pace.serving();
     phases::identify(request.headers_mut());
     let mut record = Record::begin(&inbound, &request);
     let answered = phases::answer(&inbound, request, &mut record).await;
@@ -110,6 +112,8 @@ async fn one(
     };
     let (parts, body) = response.into_parts();
     record.answered(&parts);
-    let body = Watched::new(body, Ended::new(record, back));
+    // A connection that was switched to another protocol carries no more requests.
+    let pace = (parts.status != StatusCode::SWITCHING_PROTOCOLS).then_some(pace);
+    let body = Watched::new(body, Ended::new(record, back, pace));
     Ok(Response::from_parts(parts, body))
 }

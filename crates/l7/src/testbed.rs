@@ -42,6 +42,9 @@ use crate::upstream::Pool;
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Longest time for the head of a request here.
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// A request as the backend understood it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Got {
@@ -185,7 +188,8 @@ fn shared(store: store::Store, certificates: &std::path::Path, registry: &Regist
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
-    let config = Config::from_env(&env).unwrap();
+    let mut config = Config::from_env(&env).unwrap();
+    config.head_timeout = HEAD_TIMEOUT;
     Arc::new(Shared {
         store,
         l7: Store::new("shop".into(), "waypoint".into()),
