@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use crate::health::{Health, Load};
 use crate::shared::{CONNECT_TIMEOUT, Shared};
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Key};
 
 /// How often another endpoint is looked for than those that were tried.
 const OTHERS: usize = 5;
@@ -246,11 +246,14 @@ pub(crate) fn endpoint(
         .filter_map(|name| name.parse().ok())
         .chain([workload.identity()])
         .collect();
+    let expected: Arc<[Identity]> = expected.into();
+    let tunnel = workload.protocol == Protocol::Hbone;
     Endpoint {
+        key: Key::new(workload, address, &expected, tunnel),
         workload: workload.clone(),
         address,
-        expected: expected.into(),
-        tunnel: workload.protocol == Protocol::Hbone,
+        expected,
+        tunnel,
         connect_timeout: settings.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         idle_time: settings.idle_timeout.unwrap_or(crate::health::IDLE_TIME),
         requests: settings.limits.requests_per_connection,

@@ -249,7 +249,8 @@ impl Tries<'_> {
         let counted = Watched::new(next, Counted(record.request_bytes()));
         let request = request_to(self.destination, parts, counted);
         let http2 = request.version() == Version::HTTP_2;
-        let sending = async {
+        // In a box of its own: what is moved around until a request begins is small that way.
+        let sending = Box::pin(async {
             if !http2 && let Some(cluster) = &self.cluster {
                 let permit = cluster.load.connection(&cluster.settings.limits).await;
                 match (permit, &mut under_way) {
@@ -261,7 +262,7 @@ impl Tries<'_> {
                 }
             }
             upstream::send(&self.inbound.worker, &endpoint, http2, request).await
-        };
+        });
         let own = self.try_timeout.map(|time| Instant::now() + time);
         let until = match (self.deadline, own) {
             (Some(a), Some(b)) => Some(a.min(b)),

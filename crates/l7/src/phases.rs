@@ -12,6 +12,8 @@ pub(crate) mod mirror;
 pub(crate) mod normalize;
 pub(crate) mod upgrade;
 
+use std::sync::Arc;
+
 use ambit_model::access::Token;
 use ambit_model::route::{Action, Head, Redirect, Rule, location, rewrite};
 use http::request::Parts;
@@ -41,7 +43,7 @@ pub(crate) struct Exchange {
     /// What stands behind the question mark.
     pub(crate) query: Option<String>,
     /// What the request's token says, if there was one and it is believed.
-    pub(crate) token: Option<Token>,
+    pub(crate) token: Option<Arc<Token>>,
 }
 
 /// An answer for the client, and the connection that is free after it.
@@ -116,7 +118,7 @@ async fn answer_passed(
 
 /// A rule that a request has met: what of it outlives the look at the table.
 struct Met {
-    route: std::sync::Arc<ambit_model::route::Route>,
+    route: Arc<ambit_model::route::Route>,
     number: usize,
     path: Option<ambit_model::route::PathMatch>,
 }
@@ -241,14 +243,13 @@ fn prepare(parts: &mut Parts, exchange: &Exchange) -> Option<upgrade::Asked> {
 /// The target of a request: whole in HTTP/2, where scheme and host are part of it; path and query
 /// alone in HTTP/1.
 pub(crate) fn target(parts: &Parts, version: Version) -> Uri {
-    match version {
-        Version::HTTP_2 => parts.uri.clone(),
-        _ => parts
-            .uri
-            .path_and_query()
-            .and_then(|target| Uri::from_maybe_shared(target.to_string()).ok())
-            .unwrap_or_else(|| Uri::from_static("/")),
+    if version == Version::HTTP_2 {
+        return parts.uri.clone();
     }
+    let mut target = http::uri::Parts::default();
+    target.path_and_query = parts.uri.path_and_query().cloned();
+    // Without a path there is no target; the one of everything is `/`.
+    Uri::from_parts(target).unwrap_or_else(|_| Uri::from_static("/"))
 }
 
 /// The answer as it goes to the client.

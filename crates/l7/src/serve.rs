@@ -102,7 +102,8 @@ async fn one(
     pace.serving();
     phases::identify(request.headers_mut());
     let mut record = Record::begin(&inbound, &request);
-    let answered = phases::answer(&inbound, request, &mut record).await;
+    // In a box: HTTP/2 moves what serves a request around several times before it begins.
+    let answered = Box::pin(phases::answer(&inbound, request, &mut record)).await;
     let (response, back) = match answered {
         Ok(answered) => answered,
         Err(failure) => {

@@ -1,12 +1,14 @@
 //! Tokens of requests (JWT, RFC 7519): found, checked with keys that are here, and read.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ambit_model::Text;
 use ambit_model::access::{Claim, Token};
 use ambit_model::token::{Authentication, Place, TokenRule};
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 /// Algorithms that are believed: all with a public key. One with a shared secret would let whoever
@@ -70,8 +72,32 @@ struct Key {
 #[derive(Clone)]
 pub(crate) struct Issuers {
     pub(crate) authentication: Authentication,
-    keys: Vec<Vec<Key>>,
+    rules: Arc<[IssuerRule]>,
 }
+
+/// A rule's keys, and what was signed with them. Other keys make another one.
+#[derive(Default)]
+struct IssuerRule {
+    keys: Vec<Key>,
+    checked: Mutex<HashMap<String, Checked>>,
+}
+
+/// A token that was checked.
+#[derive(Clone)]
+struct Checked {
+    token: Arc<Token>,
+    /// Its claims as they came, in base64url.
+    payload: Text,
+    /// From when to when it is good, seconds since 1970.
+    since: f64,
+    until: f64,
+}
+
+/// Tokens that are remembered for a rule. A client sends the same one many times; checking a
+/// signature costs more than everything else that is done with a request.
+const REMEMBERED: usize = 1024;
+/// The longest token that is remembered.
+const LONGEST: usize = 4096;
 
 impl std::fmt::Debug for Issuers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -82,20 +108,19 @@ impl std::fmt::Debug for Issuers {
 impl Issuers {
     /// Reads the keys. Those that cannot be used are left out, and their tokens refused.
     pub(crate) fn new(authentication: Authentication) -> Self {
-        let keys = authentication
-            .rules
-            .iter()
-            .map(|rule| keys(&rule.keys))
-            .collect();
+        let rule = |rule: &TokenRule| IssuerRule {
+            keys: keys(&rule.keys),
+            ..IssuerRule::default()
+        };
+        let rules = authentication.rules.iter().map(rule).collect();
         Self {
             authentication,
-            keys,
+            rules,
         }
     }
 
-    fn rules(&self) -> impl Iterator<Item = (&TokenRule, &[Key])> {
-        let keys = self.keys.iter().map(Vec::as_slice);
-        self.authentication.rules.iter().zip(keys)
+    fn rules(&self) -> impl Iterator<Item = (&TokenRule, &IssuerRule)> + Clone {
+        self.authentication.rules.iter().zip(self.rules.iter())
     }
 }
 
@@ -131,9 +156,9 @@ pub(crate) trait Places {
 #[derive(Debug)]
 pub(crate) struct Believed<'a> {
     /// What it says.
-    pub(crate) token: Token,
+    pub(crate) token: Arc<Token>,
     /// Its claims as they came, in base64url.
-    pub(crate) payload: String,
+    pub(crate) payload: Text,
     /// The rule of its issuer.
     pub(crate) rule: &'a TokenRule,
     /// Where it stood.
@@ -180,24 +205,27 @@ fn at(place: &Place, request: &impl Places) -> Option<String> {
 
 fn verify<'a>(
     text: &str,
-    rules: impl Iterator<Item = (&'a TokenRule, &'a [Key])>,
+    rules: impl Iterator<Item = (&'a TokenRule, &'a IssuerRule)> + Clone,
     place: &'a Place,
 ) -> Result<Believed<'a>, Refusal> {
+    let believed = |checked: Checked, rule| Believed {
+        token: checked.token,
+        payload: checked.payload,
+        rule,
+        place,
+    };
+    for (rule, keys) in rules.clone() {
+        if let Some(checked) = keys.known(text) {
+            return checked.if_current().map(|checked| believed(checked, rule));
+        }
+    }
     let head = decode_header(text).map_err(|_| Refusal::Malformed)?;
     let issuer = unverified_issuer(text).ok_or(Refusal::Malformed)?;
     let mut refusal = Refusal::Issuer;
     for (rule, keys) in rules.filter(|(rule, _)| *rule.issuer == *issuer || rule.issuer.is_empty())
     {
-        match signed(text, &head, rule, keys) {
-            Ok(claims) => {
-                let payload = text.split('.').nth(1).unwrap_or_default().to_owned();
-                return Ok(Believed {
-                    token: token(&claims, &rule.word_claims),
-                    payload,
-                    rule,
-                    place,
-                });
-            }
+        match keys.check(text, &head, rule) {
+            Ok(checked) => return Ok(believed(checked, rule)),
             Err(why) => refusal = why,
         }
     }
@@ -218,6 +246,51 @@ fn unverified_issuer(text: &str) -> Option<String> {
             .unwrap_or_default()
             .to_owned(),
     )
+}
+
+impl IssuerRule {
+    /// A token that was checked before.
+    fn known(&self, text: &str) -> Option<Checked> {
+        self.checked.lock().get(text).cloned()
+    }
+
+    /// Checks a token by its signature, and remembers it.
+    fn check(
+        &self,
+        text: &str,
+        head: &jsonwebtoken::Header,
+        rule: &TokenRule,
+    ) -> Result<Checked, Refusal> {
+        let claims = signed(text, head, rule, &self.keys)?;
+        let time = |name: &str| claims.get(name).and_then(Value::as_f64);
+        let checked = Checked {
+            token: Arc::new(token(&claims, &rule.word_claims)),
+            payload: text.split('.').nth(1).unwrap_or_default().into(),
+            since: time("nbf").unwrap_or(f64::NEG_INFINITY),
+            until: time("exp").unwrap_or(f64::INFINITY),
+        };
+        if text.len() <= LONGEST {
+            let mut known = self.checked.lock();
+            // Starting over now and then is the cheapest way to forget.
+            if known.len() >= REMEMBERED {
+                known.clear();
+            }
+            known.insert(text.to_owned(), checked.clone());
+        }
+        Ok(checked)
+    }
+}
+
+impl Checked {
+    /// Time goes on for a token that is remembered (RFC 7519, 4.1.4 and 4.1.5).
+    fn if_current(self) -> Result<Self, Refusal> {
+        let now = jsonwebtoken::get_current_timestamp() as f64;
+        let skew = SKEW as f64;
+        match now <= self.until + skew && self.since <= now + skew {
+            true => Ok(self),
+            false => Err(Refusal::Expired),
+        }
+    }
 }
 
 fn signed(

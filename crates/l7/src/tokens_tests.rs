@@ -161,3 +161,48 @@ fn audiences_presence_and_keys() {
         Refusal::Signature
     );
 }
+
+#[test]
+fn a_token_that_is_remembered_gets_older() {
+    let issuer = Issuer::new("k");
+    let issuers = issuers(&issuer, |_| {});
+    let token = issuer.sign(json!({"iss": "me", "sub": "you", "exp": later()}));
+    assert!(checked(&issuers, Some(token.clone())).is_ok());
+    let remembered = issuers.rules[0].known(&token).unwrap();
+    assert!(checked(&issuers, Some(token.clone())).is_ok());
+    // Its time is over.
+    let over = Checked {
+        until: jsonwebtoken::get_current_timestamp() as f64 - SKEW as f64 - 1.0,
+        ..remembered.clone()
+    };
+    issuers.rules[0].checked.lock().insert(token.clone(), over);
+    let refused = checked(&issuers, Some(token.clone())).unwrap_err();
+    assert_eq!(refused, Refusal::Expired);
+    // Nor is one good before its time.
+    let early = Checked {
+        since: later() as f64,
+        ..remembered
+    };
+    issuers.rules[0].checked.lock().insert(token.clone(), early);
+    let refused = checked(&issuers, Some(token.clone())).unwrap_err();
+    assert_eq!(refused, Refusal::Expired);
+    // One that is not good is not remembered, nor is one believed for a part of it.
+    let other = Issuer::new("k").sign(json!({"iss": "me", "exp": later()}));
+    assert!(checked(&issuers, Some(other.clone())).is_err());
+    assert!(issuers.rules[0].known(&other).is_none());
+    assert!(checked(&issuers, Some(token[..token.len() - 1].to_owned())).is_err());
+}
+
+#[test]
+fn what_is_remembered_is_bounded() {
+    let issuer = Issuer::new("k");
+    let issuers = issuers(&issuer, |_| {});
+    for n in 0..REMEMBERED + 10 {
+        let token = issuer.sign(json!({"iss": "me", "jti": n, "exp": later()}));
+        assert!(checked(&issuers, Some(token)).is_ok());
+    }
+    assert!(issuers.rules[0].checked.lock().len() <= REMEMBERED);
+    let long = issuer.sign(json!({"iss": "me", "x": "x".repeat(LONGEST), "exp": later()}));
+    assert!(checked(&issuers, Some(long.clone())).is_ok());
+    assert!(issuers.rules[0].known(&long).is_none());
+}

@@ -1,7 +1,7 @@
 //! Connections to endpoints: opened, kept, and used again.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -49,6 +49,8 @@ pub(crate) struct Endpoint {
     pub(crate) idle_time: Duration,
     /// Requests on one connection at most.
     pub(crate) requests: Option<u32>,
+    /// What its connections are found by.
+    pub(crate) key: Key,
 }
 
 /// Which connections may share a tunnel: an address that another pod has taken over never gets the
@@ -60,13 +62,49 @@ pub(crate) struct TunnelKey {
     uid: Text,
 }
 
-/// Which requests may share a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
+/// Which requests may share a connection. It is hashed once, when the endpoint is made.
+#[derive(Clone, Debug)]
+pub(crate) struct Key(Arc<(u64, KeyParts)>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct KeyParts {
     uid: Text,
     address: SocketAddr,
     expected: Arc<[Identity]>,
     tunnel: bool,
+}
+
+impl Key {
+    /// The key of an endpoint.
+    pub(crate) fn new(
+        workload: &Workload,
+        address: SocketAddr,
+        expected: &Arc<[Identity]>,
+        tunnel: bool,
+    ) -> Self {
+        let parts = KeyParts {
+            uid: workload.uid.clone(),
+            address,
+            expected: expected.clone(),
+            tunnel,
+        };
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&parts);
+        Self(Arc::new((hash, parts)))
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.0.hash(state);
+    }
 }
 
 /// The connections of one worker.
@@ -141,12 +179,7 @@ pub(crate) async fn send(
     over_http2: bool,
     request: Request<Sent>,
 ) -> Result<Answered, SendError> {
-    let key = Key {
-        uid: endpoint.workload.uid.clone(),
-        address: endpoint.address,
-        expected: endpoint.expected.clone(),
-        tunnel: endpoint.tunnel,
-    };
+    let key = endpoint.key.clone();
     match over_http2 {
         true => send_http2(worker, endpoint, key, request).await,
         false => send_http1(worker, endpoint, key, request).await,
@@ -180,7 +213,7 @@ async fn send_http1(
             },
         }
     }
-    let io = match connect(worker, endpoint).await {
+    let io = match Box::pin(connect(worker, endpoint)).await {
         Ok(io) => io,
         Err(failure) => return Err(SendError::NotSent(Box::new(request), failure)),
     };
@@ -236,7 +269,7 @@ async fn send_http2(
             },
         }
     }
-    let io = match connect(worker, endpoint).await {
+    let io = match Box::pin(connect(worker, endpoint)).await {
         Ok(io) => io,
         Err(failure) => return Err(SendError::NotSent(Box::new(request), failure)),
     };

@@ -38,7 +38,7 @@ pub(crate) fn with_request<T>(
         authority: &exchange.authority,
         path: &exchange.path,
         headers: &headers,
-        token: exchange.token.as_ref(),
+        token: exchange.token.as_deref(),
     });
     let client = &inbound.client;
     decide(&access::Request {
