@@ -454,10 +454,10 @@ fn good(add: Add<'_>) {
 fn status(answer: &[u8]) -> Option<u16> {
     let text = String::from_utf8_lossy(answer);
     // An interim answer stands before the real one.
-    let finals = text
+    let mut codes = text
         .split("HTTP/1.")
         .filter_map(|part| part.get(2..5)?.parse().ok());
-    finals.filter(|code: &u16| *code >= 200).next()
+    codes.find(|code: &u16| *code >= 200)
 }
 
 fn judge(case: &Case, answer: &[u8], got: &[Got]) -> Result<(), String> {

@@ -5,8 +5,6 @@
 //! and compares. `make kube-kubectl` compares with the real control plane (`MATRIX_KUBERNETES` names
 //! its programs), so that the recorded answers stay true; with `RECORD=1` it writes them anew.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 #[path = "../common/mod.rs"]
 mod common;
 mod matrix;

@@ -143,11 +143,11 @@ fn model(
 ) -> Outcome {
     // A caller outside the mesh knows of no waypoint.
     let sent = caller == Caller::Mesh
-        && match (waypoint, address) {
-            (Waypoint::Services | Waypoint::NoPods, Address::Service) => true,
-            (Waypoint::Workloads, Address::Pod) => true,
-            _ => false,
-        };
+        && matches!(
+            (waypoint, address),
+            (Waypoint::Services | Waypoint::NoPods, Address::Service)
+                | (Waypoint::Workloads, Address::Pod)
+        );
     // The namespace's label asks; a waypoint for pods alone is none of the service's.
     let asked = waypoint != Waypoint::None;
     let of_service = matches!(policy, Policy::Service | Policy::Token);
