@@ -114,6 +114,8 @@ pub(crate) struct Ended<'a> {
     pub(crate) upstream: Option<SocketAddr>,
     /// Host name and port of the service.
     pub(crate) service: Option<(&'a str, u16)>,
+    /// `http` or `tcp`.
+    pub(crate) spoken: &'static str,
     pub(crate) asked: SocketAddr,
     pub(crate) client: SocketAddr,
 }
@@ -200,6 +202,19 @@ impl Format {
         };
         self.note_headers(&mut remembered, request.headers());
         remembered
+    }
+
+    /// Remembers the beginning of a connection, of which there is no more to know.
+    pub(crate) fn remember_connection() -> Remembered {
+        Remembered {
+            start: Timestamp::now(),
+            method: String::new(),
+            path: String::new(),
+            authority: String::new(),
+            protocol: "-",
+            headers: Vec::new(),
+            response: HeaderMap::new(),
+        }
     }
 
     /// The headers as they are now: phases add some.
@@ -369,7 +384,7 @@ fn operator(out: &mut String, name: &str, remembered: &Remembered, ended: &Ended
             None => Ok(()),
         },
         "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => match ended.service {
-            Some((host, port)) => write!(out, "inbound-vip|{port}|http|{host}"),
+            Some((host, port)) => write!(out, "inbound-vip|{port}|{}|{host}", ended.spoken),
             None => Ok(()),
         },
         "DOWNSTREAM_LOCAL_ADDRESS" => write!(out, "{}", ended.asked),
@@ -397,6 +412,7 @@ mod tests {
             grpc: None,
             upstream: Some("10.0.0.1:8080".parse().unwrap()),
             service: Some(("echo.shop.svc.cluster.local", 80)),
+            spoken: "http",
             asked: "10.1.0.1:80".parse().unwrap(),
             client: "10.0.0.9:1234".parse().unwrap(),
         }
@@ -466,5 +482,28 @@ mod tests {
         let mut remembered = remembered(&format);
         remembered.headers = vec![("x".into(), "a\nb".into())];
         assert_eq!(format.line(&remembered, &ended()), "a\\nb\n");
+    }
+
+    #[test]
+    fn a_connection() {
+        let format = format(&[("ACCESS_LOG_FILE", "/dev/stdout")])
+            .unwrap()
+            .unwrap();
+        let mut remembered = Format::remember_connection();
+        remembered.start = Timestamp::UNIX_EPOCH;
+        let ended = Ended {
+            code: 0,
+            details: "-",
+            service_milliseconds: None,
+            spoken: "tcp",
+            ..ended()
+        };
+        let line = format.line(&remembered, &ended);
+        let begin = "[1970-01-01T00:00:00.000Z] \"- - -\" 0 - - - \"-\" 1 2 3 - ";
+        assert!(line.starts_with(begin), "{line}");
+        assert!(
+            line.contains(" inbound-vip|80|tcp|echo.shop.svc.cluster.local "),
+            "{line}"
+        );
     }
 }

@@ -199,6 +199,7 @@ impl Record {
             grpc: self.grpc.flatten(),
             upstream: self.upstream.map(|(address, _)| address),
             service: service.map(|service| (&*service.hostname, self.port)),
+            spoken: "http",
             asked: self.connection.destination_address,
             client: self.connection.source_address,
         };

@@ -6,13 +6,15 @@ use std::time::Instant;
 
 use ambit_model::access;
 use ambit_model::route::Action;
-use ambit_proxy_core::metrics::Reporter;
+use ambit_proxy_core::metrics::{Reporter, ResponseFlags};
 use ambit_proxy_core::record::{Connection, ConnectionRecord, Failure as Broken, Party};
+use ambit_runtime::log as runtime_log;
 use ambit_transport::copy;
 use ambit_transport::hbone::Stream;
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 
+use crate::access_log::{self, Format, Remembered};
 use crate::choose::{self, Chosen};
 use crate::dispatch::Destination;
 use crate::failure::Failure;
@@ -34,6 +36,7 @@ pub(crate) async fn serve(
     stream: Stream,
 ) {
     let start = Instant::now();
+    let remembered = Format::remember_connection();
     let inbound = Inbound {
         worker: worker.clone(),
         client: client.clone(),
@@ -49,6 +52,7 @@ pub(crate) async fn serve(
         Err(failure) => Err(failure),
     };
     let endpoint = chosen.as_ref().ok().map(|chosen| &chosen.endpoint);
+    let upstream = endpoint.map(|endpoint| endpoint.address);
     let record = open(&inbound, endpoint, start);
     let result = match chosen {
         Ok(chosen) => {
@@ -63,7 +67,48 @@ pub(crate) async fn serve(
             other => Broken::new(other.reason().unwrap_or(other.details())),
         }),
     };
+    log(&inbound, &remembered, upstream, &record, (start, &result));
     record.finish(result);
+}
+
+/// The line in the access log.
+fn log(
+    inbound: &Inbound,
+    remembered: &Remembered,
+    upstream: Option<SocketAddr>,
+    record: &ConnectionRecord,
+    (start, result): (Instant, &Result<(), Broken>),
+) {
+    let Some(format) = &inbound.worker.shared.config.access_log else {
+        return;
+    };
+    let broken = result.as_ref().err();
+    let counters = record.counters();
+    let service = inbound.destination.service();
+    let ended = access_log::Ended {
+        code: 0,
+        flags: match broken.map(|broken| broken.flags) {
+            None | Some(ResponseFlags::Deny) => "-",
+            Some(_) if upstream.is_none() => "UH",
+            Some(_) => "UF",
+        },
+        details: match broken.map(|broken| broken.flags) {
+            Some(ResponseFlags::Deny) => "rbac_access_denied_matched_policy",
+            _ => "-",
+        },
+        reason: broken.map(|broken| broken.error.as_str()),
+        received: counters.sent(),
+        sent: counters.received(),
+        milliseconds: start.elapsed().as_millis(),
+        service_milliseconds: None,
+        grpc: None,
+        upstream,
+        service: service.map(|service| (&*service.hostname, inbound.destination.port())),
+        spoken: "tcp",
+        asked: inbound.asked,
+        client: inbound.client.address,
+    };
+    runtime_log::append(&format.line(remembered, &ended));
 }
 
 fn authorized(inbound: &Inbound) -> Result<(), Failure> {
