@@ -25,6 +25,25 @@ pub fn seconds(processes: &[u32]) -> Result<f64> {
     Ok(total as f64 / 1e9)
 }
 
+/// Processor time of each thread whose name contains a word, seconds.
+pub fn of_threads(pid: u32, word: &str) -> Result<Vec<f64>> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .with_context(|| format!("process {pid} has ended"))?;
+    let mut times = Vec::new();
+    for task in tasks.flatten() {
+        let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        if read("comm").contains(word) {
+            let nanoseconds = read("schedstat");
+            let nanoseconds = nanoseconds
+                .split(' ')
+                .next()
+                .and_then(|n| n.parse::<u64>().ok());
+            times.push(nanoseconds.unwrap_or(0) as f64 / 1e9);
+        }
+    }
+    Ok(times)
+}
+
 /// Resident memory of a process, MB.
 pub fn resident_mb(pid: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;

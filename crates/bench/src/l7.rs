@@ -16,7 +16,7 @@ mod variant;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::cpu;
@@ -36,7 +36,13 @@ const CPU_POLICY: Metric = Metric::new("cpu_us_per_request_h1_policy", "CPU us/r
 const P50: Metric = Metric::new("p50_us_80pct", "us");
 const P99: Metric = Metric::new("p99_us_80pct", "us");
 const RSS_1: Metric = Metric::new("rss_1_route_mb", "MB");
+const RSS_MANY: Metric = Metric::new("rss_25000_connections_mb", "MB");
+const FAILED_MANY: Metric = Metric::new("failed_with_25000_connections", "requests");
+const BUSIEST: Metric = Metric::new("busiest_of_2_workers", "share");
 const RSS_5000: Metric = Metric::new("rss_5000_routes_mb", "MB");
+
+/// Connections of one client, each with a request.
+const MANY: usize = 25_000;
 
 /// How the table reads.
 const PEERS: Peers = Peers {
@@ -100,7 +106,7 @@ pub fn run(options: &Options) -> Result<()> {
         match rig.variant() {
             Variant::Http1 => samples.add(RSS_1, rig.name(), resident),
             Variant::Routes => samples.add(RSS_5000, rig.name(), resident),
-            Variant::Http2 | Variant::Policy => {}
+            Variant::Http2 | Variant::Policy | Variant::Connections => {}
         }
     }
     let report = Report::new(&samples);
@@ -149,13 +155,19 @@ fn slowest(rigs: &[Rig], options: &Options) -> Result<f64> {
 
 /// One round of one rig.
 fn round(rig: &Rig, options: &Options, rate: f64) -> Result<Vec<(Metric, f64)>> {
+    if rig.variant() == Variant::Connections {
+        return many(rig, options);
+    }
     let waypoint = [rig.waypoint()];
     let before = cpu::seconds(&waypoint)?;
     let outcome = rig.load(options.connections, options.seconds, None)?;
     let used = cpu::seconds(&waypoint)? - before;
-    if outcome.requests == 0 || used <= 0.0 {
-        bail!("{rig} answered nothing");
-    }
+    ensure!(
+        outcome.failed == 0,
+        "{rig} failed {} requests",
+        outcome.failed
+    );
+    ensure!(outcome.requests > 0 && used > 0.0, "{rig} answered nothing");
     let each = used * 1e6 / outcome.requests as f64;
     let mut measured = Vec::new();
     match rig.variant() {
@@ -169,6 +181,25 @@ fn round(rig: &Rig, options: &Options, rate: f64) -> Result<Vec<(Metric, f64)>> 
         Variant::Http2 => measured.push((CPU_H2, each)),
         Variant::Routes => measured.push((CPU_ROUTES, each)),
         Variant::Policy => measured.push((CPU_POLICY, each)),
+        Variant::Connections => {}
     }
     Ok(measured)
+}
+
+/// A round with many connections: memory while they are open, and whether all workers have some.
+fn many(rig: &Rig, options: &Options) -> Result<Vec<(Metric, f64)>> {
+    let count = if options.quick { MANY / 10 } else { MANY };
+    let before = cpu::of_threads(rig.waypoint(), "worker")?;
+    let look = || cpu::resident_mb(rig.waypoint());
+    let (resident, outcome) = rig.during(count, options.seconds, look)?;
+    let after = cpu::of_threads(rig.waypoint(), "worker")?;
+    let used: Vec<f64> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
+    let sum: f64 = used.iter().sum();
+    ensure!(sum > 0.0, "{rig} did nothing");
+    let busiest = used.into_iter().fold(0.0, f64::max) / sum;
+    Ok(vec![
+        (RSS_MANY, resident),
+        (BUSIEST, busiest),
+        (FAILED_MANY, outcome.failed as f64),
+    ])
 }

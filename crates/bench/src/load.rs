@@ -52,6 +52,9 @@ pub struct Outcome {
     pub p50_us: f64,
     /// 99th percentile.
     pub p99_us: f64,
+    /// Requests that were answered with an error.
+    #[serde(default)]
+    pub failed: u64,
 }
 
 /// What one stream carried.
@@ -185,6 +188,7 @@ impl<'p> Load<'p> {
             seconds: start.elapsed().as_secs_f64(),
             p50_us: us(0.5),
             p99_us: us(0.99),
+            failed: 0,
         })
     }
 

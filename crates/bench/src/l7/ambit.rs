@@ -53,7 +53,10 @@ pub fn start(program: &Path, place: &Place<'_>) -> Result<Process> {
         .env("XDS_ROOT_CA", roots)
         .env("FAKE_CA", "true")
         .env("FAKE_CA_DIR", place.files)
-        .env("WAYPOINT_WORKER_THREADS", "1");
+        .env(
+            "WAYPOINT_WORKER_THREADS",
+            place.variant.workers().to_string(),
+        );
     Process::start(&mut command)
 }
 

@@ -22,7 +22,8 @@ pub fn start(program: &Path, place: &Place<'_>) -> Result<Process> {
     std::fs::write(&config, serde_json::to_string_pretty(&bootstrap(place))?)?;
     let mut command = place.pod.namespace().command(program);
     command
-        .args(["--concurrency", "1", "--log-level", "warning"])
+        .args(["--concurrency", &place.variant.workers().to_string()])
+        .args(["--log-level", "warning"])
         .args(["--use-dynamic-base-id", "--disable-hot-restart", "-c"])
         .arg(config);
     Process::start(&mut command)

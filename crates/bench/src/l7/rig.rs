@@ -3,22 +3,25 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use ambit_testkit::{Network, Node, Pod, Process, TestCa, wait_for};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::generator::OPEN;
 use super::places::{HBONE, ISSUER, identity};
 use super::variant::Variant;
 use super::{ambit, envoy};
 use crate::load::Outcome;
 
 const STARTING: Duration = Duration::from_secs(30);
+/// How long many connections take to open.
+const OPENING: Duration = Duration::from_secs(240);
 const DAY: u64 = 24 * 3600;
 
 /// A waypoint's program.
@@ -117,6 +120,37 @@ impl Rig {
 
     /// Runs the load generator in the client's pod.
     pub fn load(&self, connections: usize, seconds: f64, rate: Option<f64>) -> Result<Outcome> {
+        let mut command = self.generator(connections, seconds, rate)?;
+        let output = command.stdin(Stdio::null()).output()?;
+        if !output.status.success() {
+            bail!("{}", self.failed(&output.stderr));
+        }
+        serde_json::from_slice(&output.stdout).context("the load gave no result")
+    }
+
+    /// Runs the load generator, and looks at something when all its connections are open and the
+    /// load is at its middle.
+    pub fn during<T>(
+        &self,
+        connections: usize,
+        seconds: f64,
+        look: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, Outcome)> {
+        let mut command = self.generator(connections, seconds, None)?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut running = Process::start(&mut command)?;
+        running.wait_for_output(OPEN, OPENING)?;
+        std::thread::sleep(Duration::from_secs_f64(seconds / 2.0));
+        let seen = look()?;
+        let status = running.wait(OPENING)?;
+        let output = running.output();
+        ensure!(status.success(), "{}", self.failed(output.as_bytes()));
+        let outcome = output.lines().find(|line| line.starts_with('{'));
+        let outcome = serde_json::from_str(outcome.unwrap_or_default());
+        Ok((seen, outcome.context("the load gave no result")?))
+    }
+
+    fn generator(&self, connections: usize, seconds: f64, rate: Option<f64>) -> Result<Command> {
         let own = std::env::current_exe()?;
         let mut command = self.client.namespace().command(own);
         command
@@ -134,16 +168,17 @@ impl Rig {
         if self.variant == Variant::Policy {
             command.args(["--token", &self.token]);
         }
-        let output = command.stdin(Stdio::null()).output()?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            let log = self.waypoint.0.output();
-            let end = log.len().saturating_sub(4000);
-            let end = (end..log.len()).find(|at| log.is_char_boundary(*at));
-            let tail = &log[end.unwrap_or(log.len())..];
-            bail!("the load on {self} failed: {}\n{tail}", why.trim());
-        }
-        serde_json::from_slice(&output.stdout).context("the load gave no result")
+        Ok(command)
+    }
+
+    /// Why a load failed, with the end of the waypoint's log.
+    fn failed(&self, why: &[u8]) -> String {
+        let log = self.waypoint.0.output();
+        let end = log.len().saturating_sub(4000);
+        let end = (end..log.len()).find(|at| log.is_char_boundary(*at));
+        let tail = &log[end.unwrap_or(log.len())..];
+        let why = String::from_utf8_lossy(why);
+        format!("the load on {self} failed: {}\n{tail}", why.trim())
     }
 
     fn wait_until_it_answers(&self) -> Result<()> {

@@ -12,10 +12,18 @@ pub enum Variant {
     /// One route, an authorization by principal, method, path and claim, and a token of ES256 with
     /// each request, HTTP/1.1.
     Policy,
+    /// One route, HTTP/1.1, and as many connections of one client as a large service has.
+    Connections,
 }
 
 impl Variant {
-    pub const ALL: [Self; 4] = [Self::Http1, Self::Http2, Self::Routes, Self::Policy];
+    pub const ALL: [Self; 5] = [
+        Self::Http1,
+        Self::Http2,
+        Self::Routes,
+        Self::Policy,
+        Self::Connections,
+    ];
 
     /// Routes that there are.
     pub fn routes(self) -> usize {
@@ -28,6 +36,15 @@ impl Variant {
     /// The paths that routes begin with.
     pub fn paths(self) -> impl Iterator<Item = String> {
         (0..self.routes()).map(|number| format!("/route-{number}"))
+    }
+
+    /// Workers of the waypoint: one, whose processor time is measured; two, where it is asked whether
+    /// all have something to do.
+    pub fn workers(self) -> usize {
+        match self {
+            Self::Connections => 2,
+            _ => 1,
+        }
     }
 
     /// HTTP/2 is spoken.
