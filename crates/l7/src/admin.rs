@@ -67,6 +67,11 @@ fn page(shared: &Shared, effective: &BTreeMap<String, Effective>) -> String {
         })
     });
     put("accessPolicies", policies.collect());
+    let traffic = l7.traffic_policies().map(|policy| {
+        let name = format!("{}.{}", policy.name, policy.namespace);
+        (policy.service.to_string(), Value::from(name))
+    });
+    put("trafficPolicies", Value::Object(traffic.collect()));
     dump::page(page)
 }
 

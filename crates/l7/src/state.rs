@@ -128,6 +128,11 @@ impl L7State {
             .unwrap_or_default()
     }
 
+    /// What holds for traffic to services, one for each.
+    pub(crate) fn traffic_policies(&self) -> impl Iterator<Item = &Arc<TrafficPolicy>> {
+        self.traffic.by_service.values()
+    }
+
     /// All routes.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.routes.all()

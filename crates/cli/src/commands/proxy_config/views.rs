@@ -152,10 +152,13 @@ pub fn clusters(dump: &Dump, filter: &Filter) -> View {
         "TYPE",
         "DESTINATION RULE",
     ];
+    // `name.namespace` of the rule that holds, as Istio writes it.
+    let traffic = &dump.raw()["trafficPolicies"];
     let row = |port: &Port<'_>| {
         let host = port.host().to_owned();
-        let rest = ["http", "inbound-vip", "EDS", ""].map(str::to_owned);
-        [vec![host, port.port.to_string()], rest.to_vec()].concat()
+        let rule = text(traffic, &port.key()).to_owned();
+        let rest = ["http", "inbound-vip", "EDS"].map(str::to_owned);
+        [vec![host, port.port.to_string()], rest.to_vec(), vec![rule]].concat()
     };
     rows_view(
         &header,
@@ -271,6 +274,7 @@ mod tests {
         let dump = json!({
             "gateway": {"name": "waypoint"},
             "serves": {"shop/reviews.shop.svc.cluster.local": {"80": "HTTP"}},
+            "trafficPolicies": {"shop/reviews.shop.svc.cluster.local": "careful.shop"},
             "services": [
                 {
                     "name": "reviews", "namespace": "shop", "hostname": "reviews.shop.svc.cluster.local",
@@ -320,6 +324,11 @@ mod tests {
             ]
         );
         assert_eq!(lines(&clusters(&dump, &all)).len(), 2);
+        let rules = lines(&clusters(&dump, &all));
+        assert_eq!(
+            rules.iter().filter(|l| l.contains("careful.shop")).count(),
+            1
+        );
         assert_eq!(
             lines(&endpoints(&dump, &all)),
             [format!("10.0.0.1:9080 HEALTHY {cluster}")]
