@@ -590,13 +590,16 @@ pub async fn host_network_pods_share_the_nodes(cluster: &Cluster) {
     // A pod that starts later: its named network namespace appears in the running container.
     cluster.script("later", "sleep 1000").await;
     cluster.until_ready("later").await;
-    let (listing, _) = crate::streams::run(
-        cluster,
-        "shared",
-        &["sh", "-c", "stat -f -c %T /netns/cni-*"],
-        None,
-    )
-    .await;
+    let look = ["sh", "-c", "stat -f -c %T /netns/cni-*"];
+    let mut listing = String::new();
+    // Other tests start pods meanwhile: a name is a file for a moment before it is a namespace.
+    for _ in 0..50 {
+        (listing, _) = crate::streams::run(cluster, "shared", &look, None).await;
+        if listing.lines().all(|line| line == "nsfs") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
     assert!(
         listing.lines().count() >= 1 && listing.lines().all(|line| line == "nsfs"),
         "{listing}"
