@@ -154,3 +154,64 @@ fn a_waypoint_is_replaced_without_a_failed_request() -> Result<()> {
     );
     Ok(())
 }
+
+/// A port of TCP in front of all versions of reviews, one in front of the first alone, and a route
+/// from one to the other. What is spoken within is HTTP, so that the answer tells who gave it.
+const TCP: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: by-tcp, namespace: bookinfo}
+spec:
+  selector: {app: reviews}
+  ports: [{name: tcp-any, port: 9999, targetPort: 9080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: by-tcp-v1, namespace: bookinfo}
+spec:
+  selector: {app: reviews, version: v1}
+  ports: [{name: tcp-any, port: 9999, targetPort: 9080}]
+";
+
+const TCP_ROUTE: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: first, namespace: bookinfo}
+spec:
+  parentRefs: [{group: '', kind: Service, name: by-tcp, port: 9999}]
+  rules: [{backendRefs: [{name: by-tcp-v1, port: 9999}]}]
+";
+
+#[test]
+fn connections_follow_a_tcp_route() -> Result<()> {
+    let cluster = with_waypoint("tcp-route")?;
+    cluster.apply(TCP)?;
+    let ask = "exec -n bookinfo deploy/curl -- curl -s --max-time 10 http://by-tcp:9999/reviews/0";
+    let versions = |count: usize| -> Result<std::collections::BTreeSet<String>> {
+        let mut versions = std::collections::BTreeSet::new();
+        for _ in 0..count {
+            let answer = cluster.kubectl(ask)?;
+            let name = answer.split("\"podname\"").nth(1).unwrap_or_default();
+            let version = ["v1", "v2", "v3"].into_iter().find(|v| name.contains(&format!("reviews-{v}")));
+            let version = version.with_context(|| format!("who has answered {answer:?}?"))?;
+            versions.insert(version.to_owned());
+        }
+        Ok(versions)
+    };
+    eventually(20, || {
+        let versions = versions(12)?;
+        ensure!(versions.len() > 1, "only {versions:?}");
+        Ok(())
+    })?;
+    cluster.apply(TCP_ROUTE)?;
+    eventually(20, || {
+        let versions = versions(12)?;
+        ensure!(versions.len() == 1 && versions.contains("v1"), "{versions:?}");
+        Ok(())
+    })?;
+    eventually(20, || {
+        let status = cluster.kubectl("get tcproute first -n bookinfo -o json")?;
+        ensure!(status.contains("\"reason\": \"ResolvedRefs\""), "{status}");
+        Ok(())
+    })
+}

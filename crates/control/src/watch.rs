@@ -19,7 +19,7 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use ambit_kube_api::gateway_api::{GRPCRoute, Gateway, GatewayClass, HTTPRoute};
+use ambit_kube_api::gateway_api::{GRPCRoute, Gateway, GatewayClass, HTTPRoute, TCPRoute};
 use ambit_kube_api::status::{Condition, IstioStatus};
 use ambit_kube_api::{
     AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication, names,
@@ -91,6 +91,7 @@ pub fn start(
     tokio::spawn(watch(Kind::Gateway).run(Api::<Guard<Gateway>>::all(client.clone()), any()));
     tokio::spawn(watch(Kind::HttpRoute).run(Api::<Guard<HTTPRoute>>::all(client.clone()), any()));
     tokio::spawn(watch(Kind::GrpcRoute).run(Api::<Guard<GRPCRoute>>::all(client.clone()), any()));
+    tokio::spawn(watch(Kind::TcpRoute).run(Api::<Guard<TCPRoute>>::all(client.clone()), any()));
     let config_maps = Api::<Guard<ConfigMap>>::namespaced(client.clone(), &config_map.namespace);
     let one = any().fields(&format!("metadata.name={}", config_map.name));
     tokio::spawn(watch(Kind::MeshConfig).run(config_maps, one));
@@ -272,6 +273,19 @@ impl Watched for GRPCRoute {
     }
     fn removed(key: ObjectKey) -> Option<Change> {
         Some(Change::Route(Kind::GrpcRoute, key, None))
+    }
+}
+
+impl Watched for TCPRoute {
+    fn change(&self, key: ObjectKey) -> Option<Change> {
+        let observed = Observed {
+            facts: RouteFacts::tcp(self),
+            status: self.status.clone().unwrap_or_default(),
+        };
+        Some(Change::Route(Kind::TcpRoute, key, Some(observed)))
+    }
+    fn removed(key: ObjectKey) -> Option<Change> {
+        Some(Change::Route(Kind::TcpRoute, key, None))
     }
 }
 

@@ -76,13 +76,15 @@ pub enum Kind {
     HttpRoute,
     /// Routes of gRPC.
     GrpcRoute,
+    /// Routes of TCP.
+    TcpRoute,
     /// The ConfigMap with the mesh configuration.
     MeshConfig,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 15] = [
         Kind::Namespace,
         Kind::Node,
         Kind::Pod,
@@ -96,6 +98,7 @@ impl Kind {
         Kind::Gateway,
         Kind::HttpRoute,
         Kind::GrpcRoute,
+        Kind::TcpRoute,
         Kind::MeshConfig,
     ];
 
@@ -115,6 +118,7 @@ impl Kind {
             Kind::Gateway => "Gateway",
             Kind::HttpRoute => "HTTPRoute",
             Kind::GrpcRoute => "GRPCRoute",
+            Kind::TcpRoute => "TCPRoute",
             Kind::MeshConfig => "MeshConfig",
         }
     }

@@ -15,6 +15,7 @@ use super::{Engine, Kind, L7Change, Observed};
 pub(super) fn kind_of(route: RouteKind) -> Kind {
     match route {
         RouteKind::Grpc => Kind::GrpcRoute,
+        RouteKind::Tcp => Kind::TcpRoute,
         _ => Kind::HttpRoute,
     }
 }
@@ -23,6 +24,7 @@ pub(super) fn kind_of(route: RouteKind) -> Kind {
 pub(super) fn route_of(kind: Kind) -> RouteKind {
     match kind {
         Kind::GrpcRoute => RouteKind::Grpc,
+        Kind::TcpRoute => RouteKind::Tcp,
         _ => RouteKind::Http,
     }
 }

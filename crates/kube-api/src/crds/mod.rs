@@ -9,7 +9,7 @@ use crate::gateway_api::class::{GatewayClassSpec, GatewayClassStatus};
 use crate::gateway_api::gateway::GatewayStatus;
 use crate::gateway_api::{
     GRPCRoute, Gateway, GatewayClass, GatewaySpec, GrpcRouteSpec, HTTPRoute, HttpRouteSpec,
-    RouteStatus,
+    RouteStatus, TCPRoute, TcpRouteSpec,
 };
 use crate::networking::{DestinationRule, DestinationRuleSpec};
 use crate::security::{
@@ -162,6 +162,14 @@ const GRPC_ROUTE: GatewayDefinition = GatewayDefinition {
     cluster: false,
 };
 
+const TCP_ROUTE: GatewayDefinition = GatewayDefinition {
+    description: "Where connections go.",
+    short_names: &[],
+    columns: &[AGE_COLUMN],
+    versions: &["v1"],
+    cluster: false,
+};
+
 /// The definitions of the Gateway API that the mesh reads, for clusters that have none: types and
 /// limits of the released ones, without their rules.
 pub fn gateway_api() -> Result<Vec<CustomResourceDefinition>, CrdError> {
@@ -170,6 +178,7 @@ pub fn gateway_api() -> Result<Vec<CustomResourceDefinition>, CrdError> {
         GATEWAY.build::<Gateway, GatewaySpec, GatewayStatus>()?,
         GRPC_ROUTE.build::<GRPCRoute, GrpcRouteSpec, RouteStatus>()?,
         HTTP_ROUTE.build::<HTTPRoute, HttpRouteSpec, RouteStatus>()?,
+        TCP_ROUTE.build::<TCPRoute, TcpRouteSpec, RouteStatus>()?,
     ])
 }
 

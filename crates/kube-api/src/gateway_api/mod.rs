@@ -7,6 +7,7 @@ pub mod grpc_route;
 pub mod http_route;
 pub mod reference;
 pub mod route_status;
+pub mod tcp_route;
 
 pub use class::GatewayClass;
 pub use gateway::{Gateway, GatewaySpec};
@@ -14,6 +15,7 @@ pub use grpc_route::{GRPCRoute, GrpcRouteSpec};
 pub use http_route::{HTTPRoute, HttpRouteSpec};
 pub use reference::{BackendRef, ParentReference};
 pub use route_status::RouteStatus;
+pub use tcp_route::{TCPRoute, TcpRouteSpec};
 
 /// API group of these kinds.
 pub const GROUP: &str = "gateway.networking.k8s.io";

@@ -25,7 +25,8 @@ pub(super) fn referred<'a>(
         .collect()
 }
 
-fn is_service(backend: &BackendRef) -> bool {
+/// It names a service.
+pub(super) fn is_service(backend: &BackendRef) -> bool {
     matches!(backend.group_kind(), ("" | "core", "Service"))
 }
 

@@ -1,10 +1,10 @@
-//! `HTTPRoute` and `GRPCRoute` → [`model::route::Route`](ambit_model::route::Route).
+//! `HTTPRoute`, `GRPCRoute` and `TCPRoute` → [`model::route::Route`](ambit_model::route::Route).
 //!
 //! What a bad object does, and what its status says:
 //!
 //! | in the route | requests that meet it | `ResolvedRefs` |
 //! |---|---|---|
-//! | backend does not exist, or is of an unknown kind | its share gets 500 | `BackendNotFound`, `InvalidKind` |
+//! | backend does not exist, or is of an unknown kind | its share gets 500, or is closed (TCP) | `BackendNotFound`, `InvalidKind` |
 //! | backend without a port | its share gets 500 | `InvalidDestination` |
 //! | filter that is not known, or not where it stands | the rule answers 500 | `InvalidFilter` |
 //! | expression that is none, duration that is none | the rule answers 500 | `InvalidConfiguration` |
@@ -16,11 +16,12 @@ mod filters;
 mod grpc;
 mod http;
 mod matches;
+mod tcp;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_kube_api::gateway_api::{
-    GRPCRoute, GrpcRouteSpec, HTTPRoute, HttpRouteSpec, ParentReference,
+    GRPCRoute, GrpcRouteSpec, HTTPRoute, HttpRouteSpec, ParentReference, TCPRoute, TcpRouteSpec,
 };
 use ambit_model::Text;
 use ambit_model::route::{Parent, Route, RouteKind};
@@ -49,6 +50,7 @@ pub struct RouteFacts {
 enum Spec {
     Http(HttpRouteSpec),
     Grpc(GrpcRouteSpec),
+    Tcp(TcpRouteSpec),
 }
 
 /// Why references of a route cannot be resolved.
@@ -100,6 +102,11 @@ impl RouteFacts {
         Self::of(route, Spec::Grpc(route.spec.clone()))
     }
 
+    /// The facts about a `TCPRoute`.
+    pub fn tcp(route: &TCPRoute) -> Self {
+        Self::of(route, Spec::Tcp(route.spec.clone()))
+    }
+
     fn of(object: &impl ResourceExt, spec: Spec) -> Self {
         let created = object.creation_timestamp();
         Self {
@@ -116,6 +123,7 @@ impl RouteFacts {
         match self.spec {
             Spec::Http(_) => RouteKind::Http,
             Spec::Grpc(_) => RouteKind::Grpc,
+            Spec::Tcp(_) => RouteKind::Tcp,
         }
     }
 
@@ -124,6 +132,7 @@ impl RouteFacts {
         match &self.spec {
             Spec::Http(spec) => &spec.parent_refs,
             Spec::Grpc(spec) => &spec.parent_refs,
+            Spec::Tcp(spec) => &spec.parent_refs,
         }
     }
 
@@ -142,6 +151,10 @@ impl RouteFacts {
                 spec.rules.iter().flat_map(|r| &r.backend_refs),
                 spec.rules.iter().flat_map(|r| &r.filters),
             ),
+            Spec::Tcp(spec) => {
+                let backends = spec.rules.iter().flat_map(|r| &r.backend_refs);
+                backends.filter(|b| backends::is_service(b)).collect()
+            }
         };
         let own = &self.key.namespace;
         let backends = backends.into_iter().map(|b| backends::key(b, own));
@@ -171,6 +184,7 @@ pub fn translate(world: World<'_>, facts: &RouteFacts) -> Translation {
     let rules = match &facts.spec {
         Spec::Http(spec) => http::rules(&context, spec, &mut unresolved),
         Spec::Grpc(spec) => grpc::rules(&context, spec, &mut unresolved),
+        Spec::Tcp(spec) => tcp::rules(&context, spec, &mut unresolved),
     };
     let parents: Vec<(ParentReference, ObjectKey)> = facts
         .parent_refs()

@@ -1,6 +1,6 @@
 use super::*;
 use crate::route_status::{ParentState, route_parents};
-use ambit_model::route::{Action, PathMatch, Replace};
+use ambit_model::route::{Action, PathMatch, Replace, RouteKind};
 use serde_json::{Value, json};
 
 fn service(name: &str) -> ServiceFacts {
@@ -18,6 +18,7 @@ fn facts(kind: &str, spec: Value) -> RouteFacts {
     });
     match kind {
         "HTTPRoute" => RouteFacts::http(&serde_json::from_value(object).unwrap()),
+        "TCPRoute" => RouteFacts::tcp(&serde_json::from_value(object).unwrap()),
         _ => RouteFacts::grpc(&serde_json::from_value(object).unwrap()),
     }
 }
@@ -160,6 +161,29 @@ fn calls_are_paths() {
     let regex = json!({"type": "RegularExpression", "service": "a|b"});
     assert!(matches(regex.clone(), "/b/C") && !matches(regex, "/c/C"));
     assert!(matches(json!({}), "/any/thing"));
+}
+
+#[test]
+fn connections() {
+    let spec = json!({"parentRefs": parent(), "rules": [{"backendRefs": [
+        {"name": "reviews-v1", "port": 80, "weight": 3},
+        {"name": "gone", "port": 80},
+    ]}]});
+    let facts = facts("TCPRoute", spec);
+    let names: Vec<String> = facts.services().iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["shop/gone", "shop/reviews", "shop/reviews-v1"]);
+    let translation = with_services(&facts);
+    assert_eq!(translation.route.kind, RouteKind::Tcp);
+    let Action::Forward(forward) = &translation.route.rules[0].action else {
+        panic!("{translation:?}")
+    };
+    let weights: Vec<_> = forward
+        .backends
+        .iter()
+        .map(|backend| (backend.weight, backend.target.is_some()))
+        .collect();
+    assert_eq!(weights, [(3, true), (1, false)]);
+    assert_eq!(translation.unresolved[0].reason, "BackendNotFound");
 }
 
 #[test]
