@@ -192,7 +192,9 @@ fn connections_follow_a_tcp_route() -> Result<()> {
         for _ in 0..count {
             let answer = cluster.kubectl(ask)?;
             let name = answer.split("\"podname\"").nth(1).unwrap_or_default();
-            let version = ["v1", "v2", "v3"].into_iter().find(|v| name.contains(&format!("reviews-{v}")));
+            let version = ["v1", "v2", "v3"]
+                .into_iter()
+                .find(|v| name.contains(&format!("reviews-{v}")));
             let version = version.with_context(|| format!("who has answered {answer:?}?"))?;
             versions.insert(version.to_owned());
         }
@@ -206,7 +208,10 @@ fn connections_follow_a_tcp_route() -> Result<()> {
     cluster.apply(TCP_ROUTE)?;
     eventually(20, || {
         let versions = versions(12)?;
-        ensure!(versions.len() == 1 && versions.contains("v1"), "{versions:?}");
+        ensure!(
+            versions.len() == 1 && versions.contains("v1"),
+            "{versions:?}"
+        );
         Ok(())
     })?;
     eventually(20, || {
