@@ -18,6 +18,7 @@ use crate::dispatch::Destination;
 use crate::external::Header;
 use crate::failure::Failure;
 use crate::health::UnderWay;
+use crate::phases::headers::{cookie, parameter};
 use crate::serve::Inbound;
 use crate::upstream::Endpoint;
 
@@ -175,22 +176,6 @@ fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
-fn parameter(query: &str, name: &str) -> Option<String> {
-    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let (_, value) = pairs.find(|(key, _)| *key == name)?;
-    Some(value.to_owned())
-}
-
-fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
-    let values = headers.get_all(header::COOKIE).iter();
-    let mut pairs = values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='));
-    let (_, value) = pairs.find(|(key, _)| *key == name)?;
-    Some(value.trim_matches('"').to_owned())
-}
-
 /// A cookie for the client; without a lifetime, or with none, it ends with the client's session.
 fn set_cookie(name: &str, value: &str, path: &str, lifetime: Option<Duration>) -> Option<Header> {
     let mut text = format!("{name}=\"{value}\"");
@@ -216,11 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_in_and_out() {
-        let found = |value: &str| cookie(&headers("cookie", value), "c");
-        assert_eq!(found("a=1; c=2; b=3").unwrap(), "2");
-        assert_eq!(found("c=\"2\"").unwrap(), "2");
-        assert_eq!(found("cc=2"), None);
+    fn cookies_for_the_client() {
         let (_, value) = set_cookie("c", "v", "/p", Some(Duration::from_secs(60))).unwrap();
         assert_eq!(value, "c=\"v\"; Max-Age=60; Path=/p; HttpOnly");
         let (_, value) = set_cookie("c", "v", "", Some(Duration::ZERO)).unwrap();
@@ -242,11 +223,5 @@ mod tests {
         for nonsense in ["", "%", "bm8"] {
             assert_eq!(session_of(&session(true), &headers("s", nonsense)), None);
         }
-    }
-
-    #[test]
-    fn parameters() {
-        assert_eq!(parameter("a=1&b=2", "b").unwrap(), "2");
-        assert_eq!(parameter("a=1&b", "b"), None);
     }
 }

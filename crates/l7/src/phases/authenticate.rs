@@ -1,10 +1,10 @@
 //! Phase `authenticate`: tokens are looked for, checked, and told to later phases.
 
 use ambit_model::token::Place;
-use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
-use super::Exchange;
+use super::{Exchange, headers};
 use crate::failure::Failure;
 use crate::serve::Inbound;
 use crate::tokens::{self, Believed, Places};
@@ -96,23 +96,10 @@ impl Places for Request<'_> {
     }
 
     fn parameter(&self, name: &str) -> Option<String> {
-        let mut pairs = self
-            .query
-            .split('&')
-            .filter_map(|pair| pair.split_once('='));
-        pairs
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| value.to_owned())
+        headers::parameter(self.query, name)
     }
 
     fn cookie(&self, name: &str) -> Option<String> {
-        let cookies = self.headers.get_all(COOKIE).iter();
-        let mut pairs = cookies
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='));
-        pairs
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| value.to_owned())
+        headers::cookie(self.headers, name)
     }
 }

@@ -2,7 +2,7 @@
 
 use ambit_model::route::HeaderChanges;
 use http::header::{
-    CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, COOKIE, EXPECT, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 
 /// Changes headers: set, add, remove. A name or value that HTTP cannot carry changes nothing; the
@@ -61,6 +61,24 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// The first parameter of a name, as it came.
+pub(crate) fn parameter(query: &str, name: &str) -> Option<String> {
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(key, _)| *key == name)?;
+    Some(value.to_owned())
+}
+
+/// The first cookie of a name, without the quotes that it may have.
+pub(crate) fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
+    let values = headers.get_all(COOKIE).iter();
+    let mut pairs = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='));
+    let (_, value) = pairs.find(|(key, _)| *key == name)?;
+    Some(value.trim_matches('"').to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +101,16 @@ mod tests {
         };
         change(&mut all, &changes);
         assert_eq!(all, headers(&[("a", "3"), ("b", "1"), ("b", "2")]));
+    }
+
+    #[test]
+    fn cookies_and_parameters() {
+        let found = |value: &str| cookie(&headers(&[("cookie", value)]), "c");
+        assert_eq!(found("a=1; c=2; b=3").unwrap(), "2");
+        assert_eq!(found("c=\"2\"").unwrap(), "2");
+        assert_eq!(found("cc=2"), None);
+        assert_eq!(parameter("a=1&b=2", "b").unwrap(), "2");
+        assert_eq!(parameter("a=1&b", "b"), None);
     }
 
     #[test]
