@@ -239,6 +239,36 @@ async fn a_session_stays() {
     assert!(status == 200 && headers.contains_key("set-cookie"));
 }
 
+#[tokio::test]
+async fn a_session_stays_with_its_backend_of_a_split() {
+    let session = Session {
+        name: "place".into(),
+        header: false,
+        lifetime: None,
+    };
+    let many = Many::new(Settings::default(), Some(session.clone())).await;
+    let mut route = route(Some(session));
+    if let Action::Forward(forward) = &mut route.rules[0].action {
+        forward.backends.push(Backend {
+            target: Some(Target {
+                service: service_key(),
+                port: 80,
+            }),
+            weight: 1,
+            ..Backend::default()
+        });
+    }
+    let received = Received {
+        name: route.key(),
+        aliases: Vec::new(),
+        message: (&route).into(),
+    };
+    RouteHandler(many.testbed.l7()).handle(vec![received], vec![]);
+    for _ in 0..6 {
+        follows(&many, "place").await;
+    }
+}
+
 /// The first answer gives a cookie; who sends it back gets the same endpoint and no new one.
 async fn follows(many: &Many, name: &str) {
     let (_, headers, who) = many.ask(("x", "y")).await;

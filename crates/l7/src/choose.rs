@@ -163,7 +163,7 @@ impl Wish {
 }
 
 /// The endpoint that a session belongs to, as the client says. It is used only if the service has it.
-fn session_of(session: &Session, headers: &HeaderMap) -> Option<SocketAddr> {
+pub(crate) fn session_of(session: &Session, headers: &HeaderMap) -> Option<SocketAddr> {
     let value = match session.header {
         true => text_of(headers, &session.name)?,
         false => cookie(headers, &session.name)?,

@@ -55,7 +55,10 @@ pub(crate) async fn forward(
         _ => &everything,
     };
     let backend = match rule {
-        Some(_) => Some(draw(&forward.backends)?),
+        Some(_) => Some(match of_session(inbound, forward, &parts) {
+            Some(backend) => backend,
+            None => draw(&forward.backends)?,
+        }),
         None => None,
     };
     if let Some((_, backend)) = backend {
@@ -102,6 +105,27 @@ pub(crate) fn draw_service(
 ) -> Result<Destination, Failure> {
     let (_, backend) = draw(backends)?;
     service_of(inbound, backend)
+}
+
+/// The backend that has the endpoint which the client's session belongs to, whatever its weight: a
+/// split decides where sessions begin (GEP-1619).
+fn of_session<'a>(
+    inbound: &Inbound,
+    forward: &'a Forward,
+    parts: &Parts,
+) -> Option<(usize, &'a Backend)> {
+    let session = forward.session.as_ref()?;
+    if forward.backends.len() < 2 {
+        return None;
+    }
+    let address = choose::session_of(session, &parts.headers)?;
+    let has_it = |backend: &Backend| {
+        let destination = service_of(inbound, backend).ok()?;
+        let cluster = choose::cluster(inbound, &destination).ok()??;
+        cluster.at(address).map(drop)
+    };
+    let mut backends = forward.backends.iter().enumerate();
+    backends.find(|(_, backend)| has_it(backend).is_some())
 }
 
 /// Draws a backend by weight.
