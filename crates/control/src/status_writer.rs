@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ambit_kube_api::gateway_api::{
-    GATEWAY_CONTROLLER, GRPCRoute, Gateway, GatewayClass, HTTPRoute, TCPRoute,
+    GATEWAY_CONTROLLER, GRPCRoute, Gateway, GatewayClass, HTTPRoute, TCPRoute, TLSRoute,
 };
 use ambit_kube_api::status::Condition;
 use ambit_kube_api::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication, names};
@@ -99,6 +99,7 @@ impl StatusWriter {
             Kind::HttpRoute => self.namespaced::<HTTPRoute>(status, body).await,
             Kind::GrpcRoute => self.namespaced::<GRPCRoute>(status, body).await,
             Kind::TcpRoute => self.namespaced::<TCPRoute>(status, body).await,
+            Kind::TlsRoute => self.namespaced::<TLSRoute>(status, body).await,
             Kind::GatewayClass => {
                 let api = Api::<GatewayClass>::all(self.client.clone());
                 apply(&api, status, json!({"name": &*status.key.name}), body).await

@@ -19,7 +19,9 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use ambit_kube_api::gateway_api::{GRPCRoute, Gateway, GatewayClass, HTTPRoute, TCPRoute};
+use ambit_kube_api::gateway_api::{
+    GRPCRoute, Gateway, GatewayClass, HTTPRoute, TCPRoute, TLSRoute,
+};
 use ambit_kube_api::status::{Condition, IstioStatus};
 use ambit_kube_api::{
     AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication, names,
@@ -92,6 +94,7 @@ pub fn start(
     tokio::spawn(watch(Kind::HttpRoute).run(Api::<Guard<HTTPRoute>>::all(client.clone()), any()));
     tokio::spawn(watch(Kind::GrpcRoute).run(Api::<Guard<GRPCRoute>>::all(client.clone()), any()));
     tokio::spawn(watch(Kind::TcpRoute).run(Api::<Guard<TCPRoute>>::all(client.clone()), any()));
+    tokio::spawn(watch(Kind::TlsRoute).run(Api::<Guard<TLSRoute>>::all(client.clone()), any()));
     let config_maps = Api::<Guard<ConfigMap>>::namespaced(client.clone(), &config_map.namespace);
     let one = any().fields(&format!("metadata.name={}", config_map.name));
     tokio::spawn(watch(Kind::MeshConfig).run(config_maps, one));
@@ -286,6 +289,19 @@ impl Watched for TCPRoute {
     }
     fn removed(key: ObjectKey) -> Option<Change> {
         Some(Change::Route(Kind::TcpRoute, key, None))
+    }
+}
+
+impl Watched for TLSRoute {
+    fn change(&self, key: ObjectKey) -> Option<Change> {
+        let observed = Observed {
+            facts: RouteFacts::tls(self),
+            status: self.status.clone().unwrap_or_default(),
+        };
+        Some(Change::Route(Kind::TlsRoute, key, Some(observed)))
+    }
+    fn removed(key: ObjectKey) -> Option<Change> {
+        Some(Change::Route(Kind::TlsRoute, key, None))
     }
 }
 

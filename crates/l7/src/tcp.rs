@@ -2,17 +2,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ambit_model::access;
-use ambit_model::route::Action;
+use ambit_model::route::{Action, Connected, Rule};
 use ambit_proxy_core::metrics::{Reporter, ResponseFlags};
 use ambit_proxy_core::record::{Connection, ConnectionRecord, Failure as Broken, Party};
 use ambit_runtime::log as runtime_log;
 use ambit_transport::copy;
 use ambit_transport::hbone::Stream;
-use bytes::Bytes;
-use tokio::io::AsyncWriteExt;
+use ambit_transport::tls::{self, Hello};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use crate::access_log::{self, Format, Remembered};
 use crate::choose::{self, Chosen};
@@ -26,14 +27,19 @@ use crate::serve::Inbound;
 use crate::shared::{Client, Worker};
 use crate::upstream::{self, Endpoint, Io};
 
+/// The longest beginning of a connection in which a name is looked for.
+const HELLO_LIMIT: usize = 64 * 1024;
+/// How long it may take to come in.
+const HELLO_TIME: Duration = Duration::from_secs(10);
+
 /// Serves one connection to its end. `seen` is what was read of it already.
 pub(crate) async fn serve(
     worker: &Arc<Worker>,
     client: &Arc<Client>,
     destination: &Arc<Destination>,
     asked: SocketAddr,
-    seen: Bytes,
-    stream: Stream,
+    mut seen: Bytes,
+    mut stream: Stream,
 ) {
     let start = Instant::now();
     let remembered = Format::remember_connection();
@@ -48,7 +54,7 @@ pub(crate) async fn serve(
         Err(failure) => Err(failure),
     };
     let chosen = match authorized {
-        Ok(()) => choose(&inbound).await,
+        Ok(()) => choose(&inbound, &mut seen, &mut stream).await,
         Err(failure) => Err(failure),
     };
     let endpoint = chosen.as_ref().ok().map(|chosen| &chosen.endpoint);
@@ -120,22 +126,35 @@ fn authorized(inbound: &Inbound) -> Result<(), Failure> {
     })
 }
 
-/// The endpoint of the backend that a route draws, or of the service itself.
-async fn choose(inbound: &Inbound) -> Result<Chosen, Failure> {
-    let route = {
+/// The endpoint of the backend that a route draws, or of the service itself. Where routes go by the
+/// name that a client of TLS asks for, its first bytes are read, and stand in `seen` then.
+async fn choose(
+    inbound: &Inbound,
+    seen: &mut Bytes,
+    stream: &mut Stream,
+) -> Result<Chosen, Failure> {
+    let rules = {
         let state = inbound.worker.shared.l7.load();
         let service = inbound.destination.service().map(|service| service.key());
-        let rules = service.and_then(|s| state.rules(&s, inbound.destination.port()).cloned());
-        rules.and_then(|rules| Some(rules.for_connections()?.1.clone()))
+        service.and_then(|s| state.rules(&s, inbound.destination.port()).cloned())
     };
-    let destination = match route.as_ref().map(|rule| &rule.action) {
-        Some(Action::Forward(forward)) => forward::draw_service(inbound, &forward.backends)?,
-        Some(_) => {
+    let name = match &rules {
+        Some(rules) if rules.by_name() => name(seen, stream).await?,
+        _ => None,
+    };
+    let connected = rules.as_ref().map(|rules| rules.connected(name.as_deref()));
+    let destination = match connected {
+        Some(Connected::Rule(Rule {
+            action: Action::Forward(forward),
+            ..
+        })) => forward::draw_service(inbound, &forward.backends)?,
+        Some(Connected::Rule(_)) => {
             return Err(Failure::Misconfigured(
                 "the rule cannot be understood".into(),
             ));
         }
-        None => (*inbound.destination).clone(),
+        Some(Connected::NoRule) => return Err(Failure::NoRoute),
+        Some(Connected::AsItIs) | None => (*inbound.destination).clone(),
     };
     let mut chosen = choose::any(inbound, &destination)?;
     if let (Some(cluster), Some(under_way)) = (&chosen.cluster, &mut chosen.under_way) {
@@ -143,6 +162,32 @@ async fn choose(inbound: &Inbound) -> Result<Chosen, Failure> {
         under_way.hold(cluster.load.connection(limits).await?);
     }
     Ok(chosen)
+}
+
+/// The name that a client of TLS asks for; `None` of another one, and of one that asks for none.
+async fn name<S: AsyncRead + Unpin>(
+    seen: &mut Bytes,
+    stream: &mut S,
+) -> Result<Option<String>, Failure> {
+    let mut read = BytesMut::from(&seen[..]);
+    let reading = async {
+        loop {
+            match tls::hello(&read) {
+                Hello::Tls(name) => return Ok(name),
+                Hello::Other => return Ok(None),
+                Hello::More if read.len() > HELLO_LIMIT => return Ok(None),
+                Hello::More => {}
+            }
+            let more = stream.read_buf(&mut read).await;
+            if more.map_err(|_| Failure::ClientGone)? == 0 {
+                return Ok(None);
+            }
+        }
+    };
+    // Who says nothing is no client of TLS.
+    let name = tokio::time::timeout(HELLO_TIME, reading).await;
+    *seen = read.freeze();
+    name.unwrap_or(Ok(None))
 }
 
 fn open(inbound: &Inbound, endpoint: Option<&Endpoint>, start: Instant) -> ConnectionRecord {
@@ -191,4 +236,45 @@ async fn carry(
         Io::Plain(upstream) => copy::bidirectional(stream, upstream, record.counters()).await,
     };
     copied.map_err(|e| Broken::from(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was read stands in front of the rest, whatever it is.
+    #[tokio::test]
+    async fn what_is_read_for_a_name_is_not_lost() {
+        for (before, after) in [("GET ", "/ HTTP/1.1"), ("", "\x16\x03\x01"), ("", "")] {
+            let mut seen = Bytes::from(before);
+            let mut stream = std::io::Cursor::new(after.as_bytes());
+            assert!(matches!(name(&mut seen, &mut stream).await, Ok(None)));
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).await.unwrap();
+            let whole = [&seen[..], &rest].concat();
+            assert_eq!(whole, [before, after].concat().as_bytes());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_breaks_off_ends_the_connection() {
+        let mut broken = broken_stream();
+        let gone = name(&mut Bytes::new(), &mut broken).await;
+        assert_eq!(gone, Err(Failure::ClientGone));
+    }
+
+    /// A stream that fails at the first read.
+    fn broken_stream() -> impl AsyncRead + Unpin {
+        struct Broken;
+        impl AsyncRead for Broken {
+            fn poll_read(
+                self: std::pin::Pin<&mut Self>,
+                _: &mut std::task::Context<'_>,
+                _: &mut tokio::io::ReadBuf<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                std::task::Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()))
+            }
+        }
+        Broken
+    }
 }

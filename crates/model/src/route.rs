@@ -23,7 +23,7 @@ pub use rule::{
     Action, Backend, Cors, Forward, HeaderChanges, Mirror, Origin, Parent, Redirect, Retry,
     Rewrite, Route, RouteKind, Rule, Session, Target,
 };
-pub use services::{Met, Routes, Rules};
+pub use services::{Connected, Met, Routes, Rules};
 pub use table::Table;
 pub use text::{Pattern, PatternError, TextMatch};
 

@@ -7,6 +7,7 @@
 
 mod certificate;
 mod coalesce;
+mod hello;
 mod read_ahead;
 mod stream;
 mod verify;
@@ -17,6 +18,7 @@ use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 
 pub use certificate::{CertificateError, TlsOptions, WorkloadCertificate};
+pub use hello::{Hello, hello};
 pub use stream::{AcceptError, TlsStream, accept, connect};
 
 /// The versions, suites and groups of every connection, from the one crypto library of the house.

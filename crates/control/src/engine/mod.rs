@@ -78,13 +78,15 @@ pub enum Kind {
     GrpcRoute,
     /// Routes of TCP.
     TcpRoute,
+    /// Routes of TLS.
+    TlsRoute,
     /// The ConfigMap with the mesh configuration.
     MeshConfig,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 16] = [
         Kind::Namespace,
         Kind::Node,
         Kind::Pod,
@@ -99,6 +101,7 @@ impl Kind {
         Kind::HttpRoute,
         Kind::GrpcRoute,
         Kind::TcpRoute,
+        Kind::TlsRoute,
         Kind::MeshConfig,
     ];
 
@@ -119,6 +122,7 @@ impl Kind {
             Kind::HttpRoute => "HTTPRoute",
             Kind::GrpcRoute => "GRPCRoute",
             Kind::TcpRoute => "TCPRoute",
+            Kind::TlsRoute => "TLSRoute",
             Kind::MeshConfig => "MeshConfig",
         }
     }

@@ -16,7 +16,8 @@ pub(super) fn kind_of(route: RouteKind) -> Kind {
     match route {
         RouteKind::Grpc => Kind::GrpcRoute,
         RouteKind::Tcp => Kind::TcpRoute,
-        _ => Kind::HttpRoute,
+        RouteKind::Tls => Kind::TlsRoute,
+        RouteKind::Http => Kind::HttpRoute,
     }
 }
 
@@ -25,6 +26,7 @@ pub(super) fn route_of(kind: Kind) -> RouteKind {
     match kind {
         Kind::GrpcRoute => RouteKind::Grpc,
         Kind::TcpRoute => RouteKind::Tcp,
+        Kind::TlsRoute => RouteKind::Tls,
         _ => RouteKind::Http,
     }
 }

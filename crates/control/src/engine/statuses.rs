@@ -175,7 +175,9 @@ impl Tables {
             Kind::Service => self.of_service(key)?,
             Kind::GatewayClass => self.of_class(key)?,
             Kind::Gateway => self.of_gateway(key)?,
-            Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute => self.of_route(kind, key)?,
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
+                self.of_route(kind, key)?
+            }
             _ => return None,
         };
         Some(DesiredStatus {

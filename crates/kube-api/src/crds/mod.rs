@@ -9,7 +9,7 @@ use crate::gateway_api::class::{GatewayClassSpec, GatewayClassStatus};
 use crate::gateway_api::gateway::GatewayStatus;
 use crate::gateway_api::{
     GRPCRoute, Gateway, GatewayClass, GatewaySpec, GrpcRouteSpec, HTTPRoute, HttpRouteSpec,
-    RouteStatus, TCPRoute, TcpRouteSpec,
+    RouteStatus, TCPRoute, TLSRoute, TcpRouteSpec, TlsRouteSpec,
 };
 use crate::networking::{DestinationRule, DestinationRuleSpec};
 use crate::security::{
@@ -170,6 +170,11 @@ const TCP_ROUTE: GatewayDefinition = GatewayDefinition {
     cluster: false,
 };
 
+const TLS_ROUTE: GatewayDefinition = GatewayDefinition {
+    description: "Where connections of TLS go, by the name that they ask for.",
+    ..TCP_ROUTE
+};
+
 /// The definitions of the Gateway API that the mesh reads, for clusters that have none: types and
 /// limits of the released ones, without their rules.
 pub fn gateway_api() -> Result<Vec<CustomResourceDefinition>, CrdError> {
@@ -179,6 +184,7 @@ pub fn gateway_api() -> Result<Vec<CustomResourceDefinition>, CrdError> {
         GRPC_ROUTE.build::<GRPCRoute, GrpcRouteSpec, RouteStatus>()?,
         HTTP_ROUTE.build::<HTTPRoute, HttpRouteSpec, RouteStatus>()?,
         TCP_ROUTE.build::<TCPRoute, TcpRouteSpec, RouteStatus>()?,
+        TLS_ROUTE.build::<TLSRoute, TlsRouteSpec, RouteStatus>()?,
     ])
 }
 

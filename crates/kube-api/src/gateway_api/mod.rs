@@ -8,6 +8,7 @@ pub mod http_route;
 pub mod reference;
 pub mod route_status;
 pub mod tcp_route;
+pub mod tls_route;
 
 pub use class::GatewayClass;
 pub use gateway::{Gateway, GatewaySpec};
@@ -16,6 +17,7 @@ pub use http_route::{HTTPRoute, HttpRouteSpec};
 pub use reference::{BackendRef, ParentReference};
 pub use route_status::RouteStatus;
 pub use tcp_route::{TCPRoute, TcpRouteSpec};
+pub use tls_route::{TLSRoute, TlsRouteSpec};
 
 /// API group of these kinds.
 pub const GROUP: &str = "gateway.networking.k8s.io";

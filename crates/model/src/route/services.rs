@@ -1,10 +1,11 @@
 //! The tables of all services, made of all routes.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::order::{Age, precedence};
-use super::{Head, Match, Route, Rule, Table};
+use super::{Head, Match, Route, RouteKind, Rule, Table, TextMatch};
 use crate::Text;
 use crate::service::NamespacedHostname;
 
@@ -34,7 +35,20 @@ pub struct Routes {
 pub struct Rules {
     table: Table,
     rules: Vec<(Arc<Route>, usize)>,
+    /// For connections of TLS by the name that they ask for: the most exact first.
+    names: Vec<(TextMatch, Arc<Route>, usize)>,
     connections: Option<(Arc<Route>, usize)>,
+}
+
+/// What becomes of a connection that is not HTTP.
+#[derive(Clone, Copy, Debug)]
+pub enum Connected<'a> {
+    /// There are no routes for connections.
+    AsItIs,
+    /// This rule is for it.
+    Rule(&'a Rule),
+    /// There are routes, by names, and it asks for none of them.
+    NoRule,
 }
 
 /// The rule that a request has met.
@@ -87,12 +101,13 @@ impl Rules {
             .collect();
         // One rule counts: the first of the oldest.
         let connections = routes()
-            .filter(|(_, route)| !route.kind.is_http() && !route.rules.is_empty())
+            .filter(|(_, route)| route.kind == RouteKind::Tcp && !route.rules.is_empty())
             .min_by_key(|(group, route)| (*group, route.created, &route.namespace, &route.name))
             .map(|(_, route)| (Arc::clone(route), 0));
         Self {
             table: Table::new(alternatives),
             rules,
+            names: names(routes().filter(|(_, route)| route.kind == RouteKind::Tls)),
             connections,
         }
     }
@@ -114,11 +129,54 @@ impl Rules {
         })
     }
 
-    /// The rule for connections that are not HTTP.
-    pub fn for_connections(&self) -> Option<(&Arc<Route>, &Rule)> {
-        let (route, rule) = self.connections.as_ref()?;
-        Some((route, route.rules.get(*rule)?))
+    /// Whether the name that a connection asks for decides about it.
+    pub fn by_name(&self) -> bool {
+        !self.names.is_empty()
     }
+
+    /// What becomes of a connection that is not HTTP; of TLS, with the name that it asks for, in
+    /// lower case.
+    pub fn connected(&self, name: Option<&str>) -> Connected<'_> {
+        let mut named = self.names.iter();
+        let named = name.and_then(|name| named.find(|(wanted, ..)| wanted.matches(name)));
+        let found = named.map(|(_, route, rule)| (route, *rule));
+        let other = self.connections.as_ref();
+        let found = found.or(other.map(|(route, rule)| (route, *rule)));
+        match found.and_then(|(route, rule)| route.rules.get(rule)) {
+            Some(rule) => Connected::Rule(rule),
+            None if self.by_name() => Connected::NoRule,
+            None => Connected::AsItIs,
+        }
+    }
+}
+
+/// The names of routes: exact ones first, then the longest, then those of the oldest route.
+fn names<'a>(
+    routes: impl Iterator<Item = (usize, &'a Arc<Route>)>,
+) -> Vec<(TextMatch, Arc<Route>, usize)> {
+    let of_route = |(group, route): (usize, &'a Arc<Route>)| {
+        let rules = route.rules.iter().enumerate();
+        let names = rules.flat_map(|(number, rule)| {
+            let names = rule.matches.iter().filter_map(|m| m.authority.clone());
+            names.map(move |name| (name, number))
+        });
+        names.map(move |(name, number)| (group, name, Arc::clone(route), number))
+    };
+    let mut names: Vec<_> = routes.flat_map(of_route).collect();
+    names.sort_by_cached_key(|(group, name, route, _)| {
+        let (kind, length) = match name {
+            TextMatch::Exact(text) => (0, text.len()),
+            TextMatch::Prefix(text) => (1, text.len()),
+            TextMatch::Regex(pattern) => (2, pattern.source().len()),
+            TextMatch::Present => (3, 0),
+        };
+        let age = (route.created, route.namespace.clone(), route.name.clone());
+        (*group, kind, Reverse(length), age)
+    });
+    let names = names.into_iter();
+    names
+        .map(|(_, name, route, rule)| (name, route, rule))
+        .collect()
 }
 
 impl Routes {

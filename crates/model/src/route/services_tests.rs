@@ -1,5 +1,5 @@
 use super::*;
-use crate::route::{Parent, PathMatch, RouteKind};
+use crate::route::{Parent, PathMatch, Pattern, RouteKind};
 
 fn host() -> NamespacedHostname {
     NamespacedHostname::new("shop", "cart.shop.svc.cluster.local")
@@ -86,7 +86,10 @@ fn connections_follow_the_oldest_route() {
     routes.change(vec![tcp("old", 1)], []);
     let rules = routes.rules(&host(), 80).unwrap();
     assert!(rules.is_empty(), "requests pass as they are");
-    assert_eq!(&*rules.for_connections().unwrap().0.name, "old");
+    let Connected::Rule(rule) = rules.connected(None) else {
+        panic!("there is a route")
+    };
+    assert_eq!(&*rule.name, "old/");
 }
 
 #[test]
@@ -103,4 +106,44 @@ fn many_changes_at_once_are_as_one_after_the_other() {
     assert_eq!(met(&routes, 80, "/c").unwrap(), "a/c");
     assert_eq!(met(&routes, 81, "/d").unwrap(), "d/d");
     assert_eq!(met(&routes, 81, "/b").unwrap(), "404");
+}
+
+#[test]
+fn connections_of_tls_follow_the_most_exact_name() {
+    let tls = |name: &str, created, wanted: TextMatch| {
+        let mut route = Arc::unwrap_or_clone(route(name, created, None, &["/"]));
+        route.kind = RouteKind::Tls;
+        route.rules[0].matches = vec![Match {
+            authority: Some(wanted),
+            ..Match::default()
+        }];
+        Arc::new(route)
+    };
+    let ends = |pattern: &str| TextMatch::Regex(Pattern::new(pattern).unwrap());
+    let mut routes = Routes::default();
+    let all = vec![
+        tls("short", 1, ends(r".+\.b")),
+        tls("long", 2, ends(r".+\.a\.b")),
+        tls("exact", 3, TextMatch::Exact("x.a.b".into())),
+    ];
+    routes.change(all, []);
+    let to = |routes: &Routes, name: Option<&str>| {
+        let rules = routes.rules(&host(), 80).unwrap();
+        match rules.connected(name) {
+            Connected::Rule(rule) => rule.name.to_string(),
+            Connected::NoRule => "none".into(),
+            Connected::AsItIs => "as it is".into(),
+        }
+    };
+    assert_eq!(to(&routes, Some("x.a.b")), "exact/");
+    assert_eq!(to(&routes, Some("y.a.b")), "long/");
+    assert_eq!(to(&routes, Some("y.b")), "short/");
+    assert_eq!(to(&routes, Some("c")), "none");
+    assert_eq!(to(&routes, None), "none");
+    // A route of TCP takes what no name does.
+    let mut tcp = Arc::unwrap_or_clone(route("tcp", 9, None, &["/"]));
+    tcp.kind = RouteKind::Tcp;
+    routes.change(vec![Arc::new(tcp)], []);
+    assert_eq!(to(&routes, Some("c")), "tcp/");
+    assert_eq!(to(&routes, Some("y.b")), "short/");
 }

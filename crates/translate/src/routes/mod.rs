@@ -1,4 +1,4 @@
-//! `HTTPRoute`, `GRPCRoute` and `TCPRoute` → [`model::route::Route`](ambit_model::route::Route).
+//! `HTTPRoute`, `GRPCRoute`, `TCPRoute` and `TLSRoute` → [`model::route::Route`](ambit_model::route::Route).
 //!
 //! What a bad object does, and what its status says:
 //!
@@ -21,7 +21,8 @@ mod tcp;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_kube_api::gateway_api::{
-    GRPCRoute, GrpcRouteSpec, HTTPRoute, HttpRouteSpec, ParentReference, TCPRoute, TcpRouteSpec,
+    GRPCRoute, GrpcRouteSpec, HTTPRoute, HttpRouteSpec, ParentReference, TCPRoute, TLSRoute,
+    TcpRouteSpec, TlsRouteSpec,
 };
 use ambit_model::Text;
 use ambit_model::route::{Parent, Route, RouteKind};
@@ -51,6 +52,7 @@ enum Spec {
     Http(HttpRouteSpec),
     Grpc(GrpcRouteSpec),
     Tcp(TcpRouteSpec),
+    Tls(TlsRouteSpec),
 }
 
 /// Why references of a route cannot be resolved.
@@ -107,6 +109,11 @@ impl RouteFacts {
         Self::of(route, Spec::Tcp(route.spec.clone()))
     }
 
+    /// The facts about a `TLSRoute`.
+    pub fn tls(route: &TLSRoute) -> Self {
+        Self::of(route, Spec::Tls(route.spec.clone()))
+    }
+
     fn of(object: &impl ResourceExt, spec: Spec) -> Self {
         let created = object.creation_timestamp();
         Self {
@@ -124,6 +131,7 @@ impl RouteFacts {
             Spec::Http(_) => RouteKind::Http,
             Spec::Grpc(_) => RouteKind::Grpc,
             Spec::Tcp(_) => RouteKind::Tcp,
+            Spec::Tls(_) => RouteKind::Tls,
         }
     }
 
@@ -133,6 +141,7 @@ impl RouteFacts {
             Spec::Http(spec) => &spec.parent_refs,
             Spec::Grpc(spec) => &spec.parent_refs,
             Spec::Tcp(spec) => &spec.parent_refs,
+            Spec::Tls(spec) => &spec.parent_refs,
         }
     }
 
@@ -151,10 +160,8 @@ impl RouteFacts {
                 spec.rules.iter().flat_map(|r| &r.backend_refs),
                 spec.rules.iter().flat_map(|r| &r.filters),
             ),
-            Spec::Tcp(spec) => {
-                let backends = spec.rules.iter().flat_map(|r| &r.backend_refs);
-                backends.filter(|b| backends::is_service(b)).collect()
-            }
+            Spec::Tcp(spec) => tcp::referred(&spec.rules),
+            Spec::Tls(spec) => tcp::referred(&spec.rules),
         };
         let own = &self.key.namespace;
         let backends = backends.into_iter().map(|b| backends::key(b, own));
@@ -184,7 +191,8 @@ pub fn translate(world: World<'_>, facts: &RouteFacts) -> Translation {
     let rules = match &facts.spec {
         Spec::Http(spec) => http::rules(&context, spec, &mut unresolved),
         Spec::Grpc(spec) => grpc::rules(&context, spec, &mut unresolved),
-        Spec::Tcp(spec) => tcp::rules(&context, spec, &mut unresolved),
+        Spec::Tcp(spec) => tcp::rules(&context, &spec.rules, &[], &mut unresolved),
+        Spec::Tls(spec) => tcp::rules(&context, &spec.rules, &spec.hostnames, &mut unresolved),
     };
     let parents: Vec<(ParentReference, ObjectKey)> = facts
         .parent_refs()

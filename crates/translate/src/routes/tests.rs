@@ -18,6 +18,7 @@ fn facts(kind: &str, spec: Value) -> RouteFacts {
     });
     match kind {
         "HTTPRoute" => RouteFacts::http(&serde_json::from_value(object).unwrap()),
+        "TLSRoute" => RouteFacts::tls(&serde_json::from_value(object).unwrap()),
         "TCPRoute" => RouteFacts::tcp(&serde_json::from_value(object).unwrap()),
         _ => RouteFacts::grpc(&serde_json::from_value(object).unwrap()),
     }
@@ -184,6 +185,24 @@ fn connections() {
         .collect();
     assert_eq!(weights, [(3, true), (1, false)]);
     assert_eq!(translation.unresolved[0].reason, "BackendNotFound");
+}
+
+#[test]
+fn names_of_tls() {
+    let spec = json!({
+        "parentRefs": parent(),
+        "hostnames": ["A.example.com", "*.example.org"],
+        "rules": [{"backendRefs": [{"name": "reviews-v1", "port": 80}]}],
+    });
+    let translation = with_services(&facts("TLSRoute", spec));
+    assert_eq!(translation.route.kind, RouteKind::Tls);
+    let names = &translation.route.rules[0].matches;
+    let is = |name: &str| {
+        let mut names = names.iter().filter_map(|m| m.authority.as_ref());
+        names.any(|wanted| wanted.matches(name))
+    };
+    assert!(is("a.example.com") && is("x.example.org") && is("x.y.example.org"));
+    assert!(!is("b.example.com") && !is("example.org") && !is("xexample.org"));
 }
 
 #[test]
