@@ -22,6 +22,17 @@ fn pattern(length: usize, seed: u32) -> Vec<u8> {
         .collect()
 }
 
+/// Says where bytes differ, which are too many to show.
+fn same(direction: &str, got: &[u8], sent: &[u8]) {
+    let differ = got.iter().zip(sent).position(|(a, b)| a != b);
+    assert!(
+        got == sent,
+        "the bytes {direction} differ: {} of {} came, the first other one is {differ:?}",
+        got.len(),
+        sent.len()
+    );
+}
+
 /// Sends `there` and ends, reads to the end.
 async fn exchange(mut client: TcpStream, mut server: TcpStream, there: &[u8], back: &[u8]) {
     let both = async {
@@ -44,8 +55,8 @@ async fn exchange(mut client: TcpStream, mut server: TcpStream, there: &[u8], ba
         );
         a.unwrap();
         b.unwrap();
-        assert!(got_there == there, "the bytes to the server differ");
-        assert!(got_back == back, "the bytes to the client differ");
+        same("to the server", &got_there, there);
+        same("to the client", &got_back, back);
     };
     tokio::time::timeout(Duration::from_secs(60), both)
         .await
