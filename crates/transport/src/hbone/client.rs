@@ -251,21 +251,21 @@ async fn drive<T>(
 ) where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    poll_fn(|cx| {
+    let in_order = poll_fn(|cx| {
         if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-            if let Err(e) = result {
+            if let Err(e) = &result {
                 tracing::debug!("tunnel ended: {e}");
             }
-            return Poll::Ready(());
+            return Poll::Ready(result.is_ok());
         }
         if let Poll::Ready(Err(e)) = flusher.poll(cx) {
             tracing::debug!("tunnel ended: {e}");
-            return Poll::Ready(());
+            return Poll::Ready(false);
         }
         match pinger.as_mut().map(|p| p.poll_timeout(cx)) {
             Some(Poll::Ready(())) => {
                 tracing::debug!("tunnel dropped: the peer did not answer a ping in time");
-                Poll::Ready(())
+                Poll::Ready(false)
             }
             _ => Poll::Pending,
         }
@@ -274,4 +274,8 @@ async fn drive<T>(
     // Before the connection is dropped, which fails the streams on it: whoever sees that must
     // already find the tunnel closed.
     closed.store(true, Ordering::Release);
+    drop(connection);
+    if in_order {
+        flusher.linger().await;
+    }
 }

@@ -6,13 +6,19 @@
 //! connection flushes when the library has no more to say. What it has written waits below, in a
 //! bounded buffer that pushes back when it is full.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How long a peer may take to read the end of what was sent and to close.
+const LINGER: Duration = Duration::from_secs(10);
+const LINGER_BUFFER: usize = 16 * 1024;
 
 /// A transport for the library, and the hand that flushes it.
 pub(super) fn split<IO>(io: IO) -> (Deferred<IO>, Flusher<IO>) {
@@ -31,6 +37,27 @@ impl<IO: AsyncWrite + Unpin> Flusher<IO> {
     /// To be called each time the connection has been polled, and nothing else is to be done.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.0.lock()).poll_flush(cx)
+    }
+}
+
+impl<IO: AsyncRead + Unpin> Flusher<IO> {
+    /// Reads what the peer still says, until it closes its side, and throws it away. A socket that is
+    /// closed with something unread resets the connection, and a reset takes along what the peer has
+    /// not read yet.
+    pub(super) async fn linger(&self) {
+        let mut rest = vec![0; LINGER_BUFFER];
+        let ended = poll_fn(|cx| {
+            loop {
+                let mut buffer = ReadBuf::new(&mut rest);
+                match Pin::new(&mut *self.0.lock()).poll_read(cx, &mut buffer) {
+                    Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        });
+        // A peer that does not close has had its time.
+        let _ = tokio::time::timeout(LINGER, ended).await;
     }
 }
 
