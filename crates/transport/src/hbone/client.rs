@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::error::{connect_error, text};
-use super::flush::{self, Deferred, Flusher};
+use super::flush::{self, Deferred, Flusher, Linger};
 use super::head::BAGGAGE;
 use super::ping::Pinger;
 use super::{Baggage, ConnectError, ConnectRequest, Http2Settings, SMALL_FRAME_BUDGET, Stream};
@@ -276,6 +276,7 @@ async fn drive<T>(
     closed.store(true, Ordering::Release);
     drop(connection);
     if in_order {
-        flusher.linger().await;
+        let mut linger = Linger::new();
+        poll_fn(|cx| linger.poll(&flusher, cx)).await;
     }
 }

@@ -6,7 +6,7 @@
 //! connection flushes when the library has no more to say. What it has written waits below, in a
 //! bounded buffer that pushes back when it is full.
 
-use std::future::poll_fn;
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 /// How long a peer may take to read the end of what was sent and to close.
 const LINGER: Duration = Duration::from_secs(10);
@@ -40,24 +41,35 @@ impl<IO: AsyncWrite + Unpin> Flusher<IO> {
     }
 }
 
-impl<IO: AsyncRead + Unpin> Flusher<IO> {
-    /// Reads what the peer still says, until it closes its side, and throws it away. A socket that is
-    /// closed with something unread resets the connection, and a reset takes along what the peer has
-    /// not read yet.
-    pub(super) async fn linger(&self) {
-        let mut rest = vec![0; LINGER_BUFFER];
-        let ended = poll_fn(|cx| {
-            loop {
-                let mut buffer = ReadBuf::new(&mut rest);
-                match Pin::new(&mut *self.0.lock()).poll_read(cx, &mut buffer) {
-                    Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                    Poll::Ready(_) => return Poll::Ready(()),
-                    Poll::Pending => return Poll::Pending,
-                }
+/// The end of a connection that was closed in order. A socket that is closed with something unread
+/// resets the connection, and a reset takes along what the peer has not read yet. So what the peer
+/// still says is read and thrown away until it closes its side, too, or has had its time.
+pub(super) struct Linger {
+    over: Pin<Box<Sleep>>,
+    thrown_away: Vec<u8>,
+}
+
+impl Linger {
+    pub(super) fn new() -> Self {
+        Self {
+            over: Box::pin(tokio::time::sleep(LINGER)),
+            thrown_away: vec![0; LINGER_BUFFER],
+        }
+    }
+
+    /// Ready when the connection can be dropped.
+    pub(super) fn poll<IO>(&mut self, io: &Flusher<IO>, cx: &mut Context<'_>) -> Poll<()>
+    where
+        IO: AsyncRead + Unpin,
+    {
+        loop {
+            let mut buffer = ReadBuf::new(&mut self.thrown_away);
+            match Pin::new(&mut *io.0.lock()).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return self.over.as_mut().poll(cx),
             }
-        });
-        // A peer that does not close has had its time.
-        let _ = tokio::time::timeout(LINGER, ended).await;
+        }
     }
 }
 

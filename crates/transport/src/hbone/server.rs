@@ -10,7 +10,7 @@ use h2::server::SendResponse;
 use http::{HeaderValue, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::flush::{self, Deferred, Flusher};
+use super::flush::{self, Deferred, Flusher, Linger};
 use super::ping::Pinger;
 use super::{
     Baggage, ConnectHead, Http2Settings, SMALL_FRAME_BUDGET, Stream, TunnelError, head::BAGGAGE,
@@ -28,6 +28,8 @@ pub struct Connection<IO> {
     peer: Option<Identity>,
     peer_address: SocketAddr,
     failed: bool,
+    /// It was closed in order, and the client reads the rest.
+    linger: Option<Linger>,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
@@ -62,6 +64,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             peer,
             peer_address,
             failed: false,
+            linger: None,
         })
     }
 
@@ -75,7 +78,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         self.peer_address
     }
 
-    /// The next request. `None` when the tunnel has ended in good order; after an error there is
+    /// The next request. `None` when the tunnel has ended in good order, and the client has read the
+    /// end of what was sent (or has had ten seconds for it); after an error there is
     /// nothing more to come. Safe to cancel.
     pub async fn accept(&mut self) -> Option<Result<Request, TunnelError>> {
         poll_fn(|cx| self.poll_accept(cx)).await
@@ -85,17 +89,25 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         if self.failed {
             return Poll::Ready(None);
         }
+        if let Some(linger) = &mut self.linger {
+            return linger.poll(&self.flusher, cx).map(|()| None);
+        }
         let next = self.http.poll_accept(cx);
         // Also when there is a request: the caller may take its time with it.
         let flushed = self.flusher.poll(cx);
-        if let Poll::Ready(next) = next {
-            return Poll::Ready(next.map(|result| match result {
-                Ok((request, respond)) => Ok(self.request(request, respond)),
-                Err(e) => {
-                    self.failed = true;
-                    Err(e.into())
-                }
-            }));
+        match next {
+            Poll::Ready(Some(Ok((request, respond)))) => {
+                return Poll::Ready(Some(Ok(self.request(request, respond))));
+            }
+            Poll::Ready(Some(Err(e))) => {
+                self.failed = true;
+                return Poll::Ready(Some(Err(e.into())));
+            }
+            Poll::Ready(None) => {
+                let linger = self.linger.insert(Linger::new());
+                return linger.poll(&self.flusher, cx).map(|()| None);
+            }
+            Poll::Pending => {}
         }
         if let Poll::Ready(Err(e)) = flushed {
             self.failed = true;

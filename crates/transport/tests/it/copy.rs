@@ -119,6 +119,34 @@ async fn through_a_tunnel_in_both_directions_at_once() {
     }
 }
 
+/// A server that is going away sends what it has begun, and closes; the client gets all of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_that_goes_away_takes_no_answer_along() {
+    for seed in 0..10 {
+        let mesh = Mesh::new().await;
+        let (tunnel, mut connection) = mesh.tunnel().await;
+        let (up, server) = tcp_pair().await;
+        let serving = tokio::spawn(async move {
+            let request = connection.accept().await.unwrap().unwrap();
+            let stream = request.accept(None).unwrap();
+            let counters = Counters::default();
+            let copy = tokio::spawn(async move { bidirectional(stream, up, &counters).await });
+            connection.graceful_shutdown();
+            while connection.accept().await.is_some() {}
+            drop(connection);
+            copy.await.unwrap()
+        });
+        let request = ConnectRequest::new("10.0.0.1:80");
+        let opened = soon(tunnel.open(&request)).await.unwrap();
+        let (client, down) = tcp_pair().await;
+        tokio::spawn(async move { bidirectional(down, opened.stream, &Counters::default()).await });
+        let back = pattern(9_000_000, seed);
+        // The client has said all; what it still sends is for the tunnel alone.
+        exchange(client, server, b"please", &back).await;
+        soon(serving).await.unwrap().unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_half_closed_connection_goes_on() {
     let (mut client, mut server, outbound, _) = through_a_tunnel().await;
