@@ -14,6 +14,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::failure::Failure;
 
+/// The longest time that an endpoint is left out, unless the first is longer (Envoy's
+/// `max_ejection_time`).
+const LONGEST_EJECTION: Duration = Duration::from_secs(300);
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// All services' ports.
 #[derive(Default)]
 pub(crate) struct Loads(Mutex<HashMap<(NamespacedHostname, u16), Arc<Load>>>);
@@ -66,7 +74,10 @@ pub(crate) struct Health {
     active: AtomicU32,
     failed: AtomicU32,
     gateway_failed: AtomicU32,
+    /// How often it was left out; every base time without a failure forgives one.
     ejections: AtomicU32,
+    /// When it came back last, milliseconds since the start of its load.
+    back_since: AtomicU64,
     /// Until when it is left out, milliseconds since the start of its load; 0 is not at all.
     until: AtomicU64,
 }
@@ -90,7 +101,7 @@ pub(crate) enum Seen {
 impl Load {
     fn now(&self) -> u64 {
         // Not 0, which means never.
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX) + 1
+        milliseconds(self.start.elapsed()).saturating_add(1)
     }
 
     /// Counts changes of who is left out; whose time is over comes back first.
@@ -110,6 +121,7 @@ impl Load {
             let until = health.until.load(Ordering::Relaxed);
             if until != 0 && until <= now {
                 health.until.store(0, Ordering::Relaxed);
+                health.back_since.store(until, Ordering::Relaxed);
                 health.failed.store(0, Ordering::Relaxed);
                 health.gateway_failed.store(0, Ordering::Relaxed);
             } else if until != 0 && (next == 0 || until < next) {
@@ -145,9 +157,16 @@ impl Load {
         if ejected >= most.max(1) {
             return;
         }
-        let times = health.ejections.fetch_add(1, Ordering::Relaxed) + 1;
-        let time = outlier.base_ejection.saturating_mul(times);
-        let until = self.now() + u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 2);
+        let now = self.now();
+        let base = milliseconds(outlier.base_ejection);
+        let well = now.saturating_sub(health.back_since.load(Ordering::Relaxed));
+        let forgiven = u32::try_from(well / base.max(1)).unwrap_or(u32::MAX);
+        let before = health.ejections.load(Ordering::Relaxed);
+        let times = before.saturating_sub(forgiven).saturating_add(1);
+        health.ejections.store(times, Ordering::Relaxed);
+        let longest = base.max(milliseconds(LONGEST_EJECTION));
+        let time = base.saturating_mul(times.into()).min(longest);
+        let until = now.saturating_add(time);
         health.until.store(until, Ordering::Relaxed);
         let next = self.next_return.load(Ordering::Relaxed);
         if next == 0 || until < next {
@@ -367,6 +386,41 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(out(&load, &names), [false]);
+    }
+
+    #[test]
+    fn the_time_grows_with_failures_and_shrinks_without() {
+        let load = Arc::new(Load::default());
+        let (health, _) = load.members(&["a".into()]).remove(0);
+        // As if the load were old, so that there is a past.
+        let ejected_for = |base: u64, well: u64| {
+            let now = load.now() + 1_000_000;
+            let load = Load {
+                start: Instant::now() - Duration::from_millis(now),
+                ..Load::default()
+            };
+            health.until.store(0, Ordering::Relaxed);
+            health
+                .back_since
+                .store(load.now() - well, Ordering::Relaxed);
+            let policy = Outlier {
+                base_ejection: Duration::from_millis(base),
+                ..outlier(100)
+            };
+            load.eject(&health, &policy);
+            let time = health.until.load(Ordering::Relaxed) - load.now();
+            // The clock goes on meanwhile.
+            time.div_ceil(base / 2) / 2
+        };
+        let base = 60_000;
+        assert_eq!(ejected_for(base, 0), 1);
+        assert_eq!(ejected_for(base, 0), 2);
+        assert_eq!(ejected_for(base, 0), 3);
+        assert_eq!(ejected_for(base, 2 * base), 2, "two are forgiven");
+        for _ in 0..20 {
+            ejected_for(base, 0);
+        }
+        assert_eq!(ejected_for(base, 0), 5, "five minutes at most");
     }
 
     #[tokio::test]

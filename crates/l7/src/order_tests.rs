@@ -246,10 +246,14 @@ fn mirroring(service: NamespacedHostname) -> Rule {
 /// The copy comes when it comes.
 async fn copies(testbed: &Testbed, count: usize) -> Vec<crate::testbed::Got> {
     let mut got = Vec::new();
-    while got.len() < count {
-        got.append(&mut testbed.take());
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
+    let coming = async {
+        while got.len() < count {
+            got.append(&mut testbed.take());
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    let came = tokio::time::timeout(std::time::Duration::from_secs(20), coming).await;
+    assert!(came.is_ok(), "no copy came");
     got
 }
 

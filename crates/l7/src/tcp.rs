@@ -223,8 +223,12 @@ async fn carry(
     record: &ConnectionRecord,
 ) -> Result<(), Broken> {
     let connected = upstream::connect(&inbound.worker, &chosen.endpoint).await;
-    if let (Err(_), Some(under_way)) = (&connected, &chosen.under_way) {
-        under_way.seen(Seen::Nothing);
+    if let Some(under_way) = &chosen.under_way {
+        // A connection that stands is as good as an answer.
+        under_way.seen(match connected {
+            Ok(_) => Seen::Status(200),
+            Err(_) => Seen::Nothing,
+        });
     }
     let mut io = connected.map_err(|f| Broken::new(f.reason().unwrap_or(f.details())))?;
     if !seen.is_empty() {
