@@ -145,8 +145,8 @@ impl Load {
         names.iter().map(of).collect()
     }
 
-    /// Leaves an endpoint out, if not too many are.
-    fn eject(&self, health: &Health, outlier: &Outlier) {
+    /// Leaves an endpoint out, if not too many are. `now` is in milliseconds since the start.
+    fn eject(&self, health: &Health, outlier: &Outlier, now: u64) {
         let members = self.members.lock();
         if health.until.load(Ordering::Relaxed) != 0 {
             return;
@@ -157,7 +157,6 @@ impl Load {
         if ejected >= most.max(1) {
             return;
         }
-        let now = self.now();
         let base = milliseconds(outlier.base_ejection);
         let well = now.saturating_sub(health.back_since.load(Ordering::Relaxed));
         let forgiven = u32::try_from(well / base.max(1)).unwrap_or(u32::MAX);
@@ -307,7 +306,7 @@ impl UnderWay {
         let by_5xx = over(failed, &health.failed, outlier.consecutive_5xx);
         let by_gateway = over(gateway, &health.gateway_failed, outlier.consecutive_gateway);
         if by_5xx || by_gateway {
-            self.load.eject(health, outlier);
+            self.load.eject(health, outlier, self.load.now());
         }
     }
 }
@@ -380,7 +379,7 @@ mod tests {
             base_ejection: Duration::ZERO,
             ..outlier(0)
         };
-        load.eject(&health, &short);
+        load.eject(&health, &short, load.now());
         assert_eq!(out(&load, &names), [true], "one may always be");
         while load.changes() < 2 {
             std::thread::yield_now();
@@ -392,25 +391,17 @@ mod tests {
     fn the_time_grows_with_failures_and_shrinks_without() {
         let load = Arc::new(Load::default());
         let (health, _) = load.members(&["a".into()]).remove(0);
-        // As if the load were old, so that there is a past.
+        // For how many base times, after it was well for some time.
         let ejected_for = |base: u64, well: u64| {
-            let now = load.now() + 1_000_000;
-            let load = Load {
-                start: Instant::now() - Duration::from_millis(now),
-                ..Load::default()
-            };
+            let now = 10_000_000;
             health.until.store(0, Ordering::Relaxed);
-            health
-                .back_since
-                .store(load.now() - well, Ordering::Relaxed);
+            health.back_since.store(now - well, Ordering::Relaxed);
             let policy = Outlier {
                 base_ejection: Duration::from_millis(base),
                 ..outlier(100)
             };
-            load.eject(&health, &policy);
-            let time = health.until.load(Ordering::Relaxed) - load.now();
-            // The clock goes on meanwhile.
-            time.div_ceil(base / 2) / 2
+            load.eject(&health, &policy, now);
+            (health.until.load(Ordering::Relaxed) - now) / base
         };
         let base = 60_000;
         assert_eq!(ejected_for(base, 0), 1);
