@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::Path;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 12] = [
     "workload.proto",
     "authorization.proto",
     "zds.proto",
@@ -13,6 +13,9 @@ const FILES: [&str; 9] = [
     "envoy/core.proto",
     "envoy/discovery.proto",
     "google/status.proto",
+    "opentelemetry/common.proto",
+    "opentelemetry/logs.proto",
+    "opentelemetry/trace.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -182,6 +182,14 @@ spec:
   rules: [{backendRefs: [{name: by-tcp-v1, port: 9999}]}]
 ";
 
+const TELEMETRY: &str = "
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: logs, namespace: bookinfo}
+spec:
+  accessLogging: [{providers: [{name: envoy}], filter: {expression: 'upstream.port == 9080'}}]
+";
+
 #[test]
 fn connections_follow_a_tcp_route() -> Result<()> {
     let cluster = with_waypoint("tcp-route")?;
@@ -217,6 +225,17 @@ fn connections_follow_a_tcp_route() -> Result<()> {
     eventually(20, || {
         let status = cluster.kubectl("get tcproute first -n bookinfo -o json")?;
         ensure!(status.contains("\"reason\": \"ResolvedRefs\""), "{status}");
+        Ok(())
+    })?;
+    // Nothing of it was logged, until somebody asks for it.
+    let logs = || cluster.kubectl("logs -n bookinfo deploy/waypoint");
+    let line = "inbound-vip|9999|tcp|by-tcp.bookinfo.svc.cluster.local";
+    ensure!(!logs()?.contains(line), "{}", logs()?);
+    cluster.apply(TELEMETRY)?;
+    eventually(20, || {
+        versions(1)?;
+        let logs = logs()?;
+        ensure!(logs.contains(line), "{logs}");
         Ok(())
     })
 }

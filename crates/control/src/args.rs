@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ambit_kube_api::{labels, names};
+use ambit_model::telemetry::{Share, Tracing};
 use ambit_runtime::config::{ConfigError, Env, Origin, parse_duration};
+use ambit_translate::mesh::DEFAULT_SAMPLING;
 use ambit_translate::mesh_config::parse_accounts;
-use ambit_translate::{Mesh, ObjectKey};
+use ambit_translate::{Mesh, ObjectKey, telemetry};
 use clap::{Parser, Subcommand};
 
 use crate::ca::Lifetimes;
@@ -180,6 +182,10 @@ impl Settings {
                 root_namespace: namespace.as_str().into(),
                 revision: revision.as_str().into(),
                 last_hop: env.parsed_with("LAST_HOP", str::parse)?.unwrap_or_default(),
+                tracing: Tracing {
+                    sampling: Some(sampling(env)?),
+                    ..Tracing::default()
+                },
                 dry_run: env.flag("AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY", false)?,
                 ..Mesh::default()
             },
@@ -199,6 +205,15 @@ impl Settings {
             namespace,
         })
     }
+}
+
+/// `PILOT_TRACE_SAMPLING`: how many of a hundred requests are traced.
+fn sampling(env: &Env) -> Result<Share, ConfigError> {
+    let percentage = env.parsed_with("PILOT_TRACE_SAMPLING", |text| match text.parse::<f64>() {
+        Ok(percentage) if (0.0..=100.0).contains(&percentage) => Ok(telemetry::share(percentage)),
+        _ => Err("it is no number from 0 to 100".to_owned()),
+    })?;
+    Ok(percentage.unwrap_or(DEFAULT_SAMPLING))
 }
 
 #[cfg(test)]

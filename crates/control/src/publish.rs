@@ -12,7 +12,7 @@ use prost::Message;
 use crate::engine::{AddressChange, L7Change, Output, PolicyChange};
 
 /// The types that are served. Policies carry no version: a client that comes back is sent all.
-const TYPES: [TypeOptions; 6] = [
+const TYPES: [TypeOptions; 7] = [
     TypeOptions {
         type_url: type_url::ADDRESS,
         versioned: true,
@@ -35,6 +35,10 @@ const TYPES: [TypeOptions; 6] = [
     },
     TypeOptions {
         type_url: type_url::TRAFFIC,
+        versioned: true,
+    },
+    TypeOptions {
+        type_url: type_url::TELEMETRY,
         versioned: true,
     },
 ];
@@ -79,6 +83,7 @@ pub fn publish(logs: &Logs, output: &Output) -> Published {
         type_url::POLICY,
         type_url::ROUTE,
         type_url::TRAFFIC,
+        type_url::TELEMETRY,
     ];
     let l7 = l7_types.map(|url| publish(url, of_type(url))).iter().sum();
     let addresses = publish(type_url::ADDRESS, addresses);
@@ -157,6 +162,7 @@ fn type_of(change: &L7Change) -> &'static str {
         L7Change::Policy(_) | L7Change::PolicyGone(_) => type_url::POLICY,
         L7Change::Authentication(_) | L7Change::AuthenticationGone(_) => type_url::AUTHENTICATION,
         L7Change::Traffic(_) | L7Change::TrafficGone(_) => type_url::TRAFFIC,
+        L7Change::Telemetry(_) | L7Change::TelemetryGone(_) => type_url::TELEMETRY,
     }
 }
 
@@ -181,10 +187,15 @@ fn l7_change(change: &L7Change) -> Change {
             let message = l7::TrafficPolicy::from(&**policy);
             resource(policy.key(), encode(&message))
         }
+        L7Change::Telemetry(telemetry) => {
+            let message = l7::Telemetry::from(&**telemetry);
+            resource(telemetry.key(), encode(&message))
+        }
         L7Change::RouteGone(name)
         | L7Change::PolicyGone(name)
         | L7Change::AuthenticationGone(name)
-        | L7Change::TrafficGone(name) => (name.clone(), None),
+        | L7Change::TrafficGone(name)
+        | L7Change::TelemetryGone(name) => (name.clone(), None),
     }
 }
 

@@ -24,12 +24,14 @@ use ambit_kube_api::gateway_api::{
 };
 use ambit_kube_api::status::{Condition, IstioStatus};
 use ambit_kube_api::{
-    AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication, names,
+    AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication, Telemetry,
+    names,
 };
 use ambit_translate::authentications::AuthenticationFacts;
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::PolicyFacts;
 use ambit_translate::routes::RouteFacts;
+use ambit_translate::telemetry::TelemetryFacts;
 use ambit_translate::traffic::TrafficFacts;
 use ambit_translate::{
     ClassFacts, GatewayFacts, MeshConfig, NamespaceFacts, NodeFacts, PodFacts, ServiceFacts,
@@ -87,6 +89,7 @@ pub fn start(
     tokio::spawn(
         watch(Kind::DestinationRule).run(Api::<Guard<DestinationRule>>::all(client.clone()), any()),
     );
+    tokio::spawn(watch(Kind::Telemetry).run(Api::<Guard<Telemetry>>::all(client.clone()), any()));
     tokio::spawn(
         watch(Kind::GatewayClass).run(Api::<Guard<GatewayClass>>::all(client.clone()), any()),
     );
@@ -223,6 +226,18 @@ impl Watched for DestinationRule {
     }
     fn removed(key: ObjectKey) -> Option<Change> {
         Some(Change::Traffic(key, None))
+    }
+}
+
+impl Watched for Telemetry {
+    fn change(&self, key: ObjectKey) -> Option<Change> {
+        Some(Change::Telemetry(
+            key,
+            Some(Box::new(TelemetryFacts::of(self))),
+        ))
+    }
+    fn removed(key: ObjectKey) -> Option<Change> {
+        Some(Change::Telemetry(key, None))
     }
 }
 

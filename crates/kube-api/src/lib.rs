@@ -15,6 +15,7 @@ mod resource;
 pub mod security;
 pub mod selector;
 pub mod status;
+pub mod telemetry;
 
 pub use client::{ClientError, ClientOptions, client};
 pub use networking::{DestinationRule, DestinationRuleSpec};
@@ -22,3 +23,4 @@ pub use security::{
     AuthorizationPolicy, AuthorizationPolicySpec, PeerAuthentication, PeerAuthenticationSpec,
     RequestAuthentication, RequestAuthenticationSpec,
 };
+pub use telemetry::{Telemetry, TelemetrySpec};

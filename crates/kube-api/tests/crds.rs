@@ -55,12 +55,13 @@ fn versions_names_and_columns() {
             .iter()
             .map(|v| (v.name.as_str(), v.served, v.storage))
             .collect();
-        let rest = match crd.spec.group.as_str() {
-            "networking.istio.io" => &["v1alpha3", "v1beta1"][..],
-            _ => &["v1beta1"],
+        let (stored, rest) = match crd.spec.group.as_str() {
+            "networking.istio.io" => ("v1", &["v1alpha3", "v1beta1"][..]),
+            "telemetry.istio.io" => ("v1alpha1", &["v1alpha1"][..]),
+            _ => ("v1", &["v1beta1"][..]),
         };
-        let rest = rest.iter().map(|version| (*version, true, false));
-        let wanted: Vec<_> = [("v1", true, true)].into_iter().chain(rest).collect();
+        let all = ["v1"].iter().chain(rest);
+        let wanted: Vec<_> = all.map(|name| (*name, true, *name == stored)).collect();
         assert_eq!(versions, wanted);
         let columns: Vec<_> = crd.spec.versions[1]
             .additional_printer_columns
@@ -91,6 +92,7 @@ fn versions_names_and_columns() {
                 ]
             ),
             "requestauthentications" => assert_eq!(columns, []),
+            "telemetries" => assert_eq!(columns, [("Age", ".metadata.creationTimestamp")]),
             other => panic!("no expectation for {other}"),
         }
     }

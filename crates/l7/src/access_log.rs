@@ -1,14 +1,16 @@
-//! The access log, in the format of Envoy's: text or JSON, of operators between percent signs
-//! (`%REQ(:METHOD)%`), as `meshConfig.accessLogFile`, `accessLogEncoding` and `accessLogFormat` ask.
+//! Lines of the access log, in the format of Envoy's: text or JSON, of operators between percent signs
+//! (`%REQ(:METHOD)%`).
 //!
 //! A format is understood once. What an operator stands for that a waypoint has not is a dash, as in
 //! Envoy.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use ambit_runtime::config::{ConfigError, Env};
-use http::{HeaderMap, Request, Version};
+use ambit_model::Identity;
+use ambit_model::telemetry::LogFormat;
+use http::{HeaderMap, Request, Version, header};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -65,20 +67,14 @@ const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
 
 /// What is written for each request.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Format {
-    shape: Shape,
-    /// Request headers that are named in it, pseudo headers left out.
-    headers: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Shape {
+pub(crate) enum Format {
     Text(Vec<Piece>),
     Json(Vec<(String, Vec<Piece>)>),
 }
 
+/// A piece of a template.
 #[derive(Clone, Debug, PartialEq)]
-enum Piece {
+pub(crate) enum Piece {
     Literal(String),
     /// Upper case, without its argument.
     Operator(String),
@@ -87,16 +83,16 @@ enum Piece {
     ResponseHeader(Vec<String>),
 }
 
-/// What is remembered of a request for its line.
+/// What is remembered of a request until its end.
 #[derive(Debug)]
 pub(crate) struct Remembered {
-    start: Timestamp,
-    method: String,
-    path: String,
-    authority: String,
-    protocol: &'static str,
-    headers: Vec<(String, String)>,
-    response: HeaderMap,
+    pub(crate) start: Timestamp,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) authority: String,
+    pub(crate) protocol: &'static str,
+    pub(crate) headers: HeaderMap,
+    pub(crate) response: HeaderMap,
 }
 
 /// What is known at its end.
@@ -118,74 +114,23 @@ pub(crate) struct Ended<'a> {
     pub(crate) spoken: &'static str,
     pub(crate) asked: SocketAddr,
     pub(crate) client: SocketAddr,
+    /// Who the client is.
+    pub(crate) identity: Option<&'a Identity>,
 }
 
-impl Format {
-    /// `ACCESS_LOG_FILE` (empty is no log), `ACCESS_LOG_ENCODING`, `ACCESS_LOG_FORMAT`.
-    pub fn from_env(env: &Env) -> Result<Option<Self>, ConfigError> {
-        if env.non_empty("ACCESS_LOG_FILE").is_none() {
-            return Ok(None);
-        }
-        let own = env.non_empty("ACCESS_LOG_FORMAT");
-        let encoding = env.text_or("ACCESS_LOG_ENCODING", "TEXT");
-        let format = match (encoding.as_str(), own) {
-            ("TEXT", own) => Ok(Self::text(own.as_deref().unwrap_or(TEXT))),
-            ("JSON", None) => Ok(Self::json(JSON.iter().copied())),
-            ("JSON", Some(own)) => match serde_json::from_str::<Map<String, Value>>(&own) {
-                Ok(keys) => {
-                    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-                    let keys: Vec<_> = keys.iter().map(|(k, v)| (k.clone(), text(v))).collect();
-                    Ok(Self::json(
-                        keys.iter().map(|(k, v)| (k.as_str(), v.as_str())),
-                    ))
-                }
-                Err(e) => Err(("ACCESS_LOG_FORMAT", own, e.to_string())),
-            },
-            _ => {
-                let reason = "it is neither TEXT nor JSON".to_owned();
-                Err(("ACCESS_LOG_ENCODING", encoding, reason))
-            }
-        };
-        format
-            .map(Some)
-            .map_err(|(name, value, reason)| ConfigError::Invalid {
-                name: name.to_owned(),
-                value,
-                reason,
-            })
+impl Ended<'_> {
+    /// The name of the service's cluster, as Istio's waypoints call it.
+    pub(crate) fn cluster(&self) -> Option<String> {
+        let (host, port) = self.service?;
+        Some(format!("inbound-vip|{port}|{}|{host}", self.spoken))
     }
+}
 
-    fn text(template: &str) -> Self {
-        let line = template.strip_suffix('\n').unwrap_or(template);
-        Self::new(Shape::Text(pieces(line)))
-    }
-
-    fn json<'a>(keys: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
-        let keys = keys.map(|(key, template)| (key.to_owned(), pieces(template)));
-        Self::new(Shape::Json(keys.collect()))
-    }
-
-    fn new(shape: Shape) -> Self {
-        let all: Vec<&Piece> = match &shape {
-            Shape::Text(pieces) => pieces.iter().collect(),
-            Shape::Json(keys) => keys.iter().flat_map(|(_, pieces)| pieces).collect(),
-        };
-        let named = all.into_iter().filter_map(|piece| match piece {
-            Piece::RequestHeader(names) => Some(names.clone()),
-            _ => None,
-        });
-        let headers = named.flatten().filter(|name| !name.starts_with(':'));
-        Self {
-            headers: headers.collect(),
-            shape,
-        }
-    }
-
-    /// Remembers what a line will need of a request.
-    pub(crate) fn remember<B>(&self, request: &Request<B>) -> Remembered {
+impl Remembered {
+    /// What may be asked about a request later.
+    pub(crate) fn request<B>(request: &Request<B>) -> Self {
         let target = request.uri().path_and_query();
-        let mut remembered = Remembered {
-            start: Timestamp::now(),
+        let mut remembered = Self {
             method: request.method().to_string(),
             path: target.map_or_else(String::new, ToString::to_string),
             authority: request
@@ -197,49 +142,58 @@ impl Format {
                 Version::HTTP_10 => "HTTP/1.0",
                 _ => "HTTP/1.1",
             },
-            headers: Vec::new(),
-            response: HeaderMap::new(),
+            ..Self::connection()
         };
-        self.note_headers(&mut remembered, request.headers());
+        remembered.note_headers(request.headers());
         remembered
     }
 
-    /// Remembers the beginning of a connection, of which there is no more to know.
-    pub(crate) fn remember_connection() -> Remembered {
-        Remembered {
+    /// The beginning of a connection, of which there is no more to know.
+    pub(crate) fn connection() -> Self {
+        Self {
             start: Timestamp::now(),
             method: String::new(),
             path: String::new(),
             authority: String::new(),
             protocol: "-",
-            headers: Vec::new(),
+            headers: HeaderMap::new(),
             response: HeaderMap::new(),
         }
     }
 
     /// The headers as they are now: phases add some.
-    pub(crate) fn note_headers(&self, remembered: &mut Remembered, headers: &HeaderMap) {
-        let text = |name: &str| {
-            let value = headers.get(name)?;
-            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
-        };
-        if let Some(host) = text("host") {
-            remembered.authority = host;
+    pub(crate) fn note_headers(&mut self, headers: &HeaderMap) {
+        if let Some(host) = headers.get(header::HOST) {
+            self.authority = String::from_utf8_lossy(host.as_bytes()).into_owned();
         }
-        let named = self.headers.iter();
-        remembered.headers = named.filter_map(|n| Some((n.clone(), text(n)?))).collect();
+        self.headers.clone_from(headers);
+    }
+}
+
+impl Format {
+    /// A format of the mesh.
+    pub(crate) fn new(format: &LogFormat) -> Self {
+        let json = |fields: &mut dyn Iterator<Item = (&str, &str)>| {
+            let fields = fields.map(|(key, template)| (key.to_owned(), pieces(template)));
+            Self::Json(fields.collect())
+        };
+        match format {
+            LogFormat::Text(text) if text.is_empty() => Self::text(TEXT),
+            LogFormat::Text(text) => Self::text(text),
+            LogFormat::Json(fields) if fields.is_empty() => json(&mut JSON.iter().copied()),
+            LogFormat::Json(fields) => json(&mut fields.iter().map(|(k, v)| (&**k, &**v))),
+        }
     }
 
-    /// Remembers the headers of the answer.
-    pub(crate) fn note_answer(&self, remembered: &mut Remembered, headers: &HeaderMap) {
-        remembered.response = headers.clone();
+    fn text(template: &str) -> Self {
+        Self::Text(pieces(template.strip_suffix('\n').unwrap_or(template)))
     }
 
     /// The line, with its end.
     pub(crate) fn line(&self, remembered: &Remembered, ended: &Ended<'_>) -> String {
-        let mut line = match &self.shape {
-            Shape::Text(pieces) => join(pieces, remembered, ended),
-            Shape::Json(keys) => {
+        let mut line = match self {
+            Self::Text(pieces) => join(pieces, remembered, ended),
+            Self::Json(keys) => {
                 let value = |pieces: &[Piece]| {
                     let text = join(pieces, remembered, ended);
                     match (pieces, text.parse::<u64>()) {
@@ -259,10 +213,28 @@ impl Format {
         line.push('\n');
         line
     }
+
+    /// The same in parts: a text, or keys with their texts.
+    pub(crate) fn parts(
+        &self,
+        remembered: &Remembered,
+        ended: &Ended<'_>,
+    ) -> (Option<String>, Vec<(String, String)>) {
+        match self {
+            Self::Text(pieces) => (Some(join(pieces, remembered, ended)), Vec::new()),
+            Self::Json(keys) => {
+                let keys = keys.iter();
+                let pair = |(key, pieces): &(String, Vec<Piece>)| {
+                    (key.clone(), join(pieces, remembered, ended))
+                };
+                (None, keys.map(pair).collect())
+            }
+        }
+    }
 }
 
 /// A template, taken apart. `%%` is a percent sign.
-fn pieces(template: &str) -> Vec<Piece> {
+pub(crate) fn pieces(template: &str) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut literal = String::new();
     let mut rest = template;
@@ -303,7 +275,8 @@ fn piece(operator: &str) -> Piece {
     }
 }
 
-fn join(pieces: &[Piece], remembered: &Remembered, ended: &Ended<'_>) -> String {
+/// A template with what is known.
+pub(crate) fn join(pieces: &[Piece], remembered: &Remembered, ended: &Ended<'_>) -> String {
     let mut out = String::new();
     for piece in pieces {
         let before = out.len();
@@ -314,7 +287,7 @@ fn join(pieces: &[Piece], remembered: &Remembered, ended: &Ended<'_>) -> String 
                 let found = names
                     .iter()
                     .find_map(|name| request_header(remembered, name));
-                push(&mut out, found);
+                push(&mut out, found.as_deref());
             }
             Piece::ResponseHeader(names) => {
                 let found = names
@@ -340,14 +313,14 @@ fn push(out: &mut String, text: Option<&str>) {
     }
 }
 
-fn request_header<'a>(remembered: &'a Remembered, name: &str) -> Option<&'a str> {
+fn request_header<'a>(remembered: &'a Remembered, name: &str) -> Option<Cow<'a, str>> {
     let text = match name {
-        ":method" => &remembered.method,
-        ":path" => &remembered.path,
-        ":authority" => &remembered.authority,
-        _ => &remembered.headers.iter().find(|(n, _)| n == name)?.1,
+        ":method" => Cow::from(&remembered.method),
+        ":path" => Cow::from(&remembered.path),
+        ":authority" => Cow::from(&remembered.authority),
+        _ => String::from_utf8_lossy(remembered.headers.get(name)?.as_bytes()),
     };
-    Some(text.as_str()).filter(|text| !text.is_empty())
+    Some(text).filter(|text| !text.is_empty())
 }
 
 fn response_header(remembered: &Remembered, ended: &Ended<'_>, name: &str) -> Option<String> {
@@ -383,8 +356,12 @@ fn operator(out: &mut String, name: &str, remembered: &Remembered, ended: &Ended
             Some(address) => write!(out, "{address}"),
             None => Ok(()),
         },
-        "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => match ended.service {
-            Some((host, port)) => write!(out, "inbound-vip|{port}|{}|{host}", ended.spoken),
+        "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => {
+            out.push_str(&ended.cluster().unwrap_or_default());
+            Ok(())
+        }
+        "DOWNSTREAM_PEER_URI_SAN" => match ended.identity {
+            Some(identity) => write!(out, "{identity}"),
             None => Ok(()),
         },
         "DOWNSTREAM_LOCAL_ADDRESS" => write!(out, "{}", ended.asked),
@@ -396,10 +373,15 @@ fn operator(out: &mut String, name: &str, remembered: &Remembered, ended: &Ended
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
-    fn ended() -> Ended<'static> {
+    static CLIENT: LazyLock<Identity> =
+        LazyLock::new(|| "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap());
+
+    pub(crate) fn ended() -> Ended<'static> {
         Ended {
             code: 200,
             flags: "-",
@@ -415,39 +397,35 @@ mod tests {
             spoken: "http",
             asked: "10.1.0.1:80".parse().unwrap(),
             client: "10.0.0.9:1234".parse().unwrap(),
+            identity: Some(&CLIENT),
         }
     }
 
-    fn remembered(format: &Format) -> Remembered {
+    pub(crate) fn remembered() -> Remembered {
         let request = Request::get("/a?b=1")
             .header("host", "echo")
             .header("user-agent", "curl")
             .body(())
             .unwrap();
-        let mut remembered = format.remember(&request);
+        let mut remembered = Remembered::request(&request);
         remembered.start = Timestamp::UNIX_EPOCH;
         remembered
     }
 
-    fn format(settings: &[(&str, &str)]) -> Result<Option<Format>, ConfigError> {
-        let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        Format::from_env(&settings.iter().map(pair).collect())
+    fn text(template: &str) -> Format {
+        Format::new(&LogFormat::Text(template.into()))
     }
 
     #[test]
     fn the_default_text() {
-        assert_eq!(format(&[]).unwrap(), None);
-        let format = format(&[("ACCESS_LOG_FILE", "/dev/stdout")])
-            .unwrap()
-            .unwrap();
         let request = Request::get("/a?b=1")
             .header("host", "echo")
             .body(())
             .unwrap();
-        let mut remembered = format.remember(&request);
+        let mut remembered = Remembered::request(&request);
         remembered.start = Timestamp::UNIX_EPOCH;
         assert_eq!(
-            format.line(&remembered, &ended()),
+            text("").line(&remembered, &ended()),
             "[1970-01-01T00:00:00.000Z] \"GET /a?b=1 HTTP/1.1\" 200 - via_upstream - \"-\" 1 2 3 2 \
              \"-\" \"-\" \"-\" \"echo\" \"10.0.0.1:8080\" \
              inbound-vip|80|http|echo.shop.svc.cluster.local - 10.1.0.1:80 10.0.0.9:1234 - default\n"
@@ -456,40 +434,33 @@ mod tests {
 
     #[test]
     fn the_default_json_and_own_formats() {
-        let json = format(&[("ACCESS_LOG_FILE", "x"), ("ACCESS_LOG_ENCODING", "JSON")]);
-        let json = json.unwrap().unwrap();
-        let line = json.line(&remembered(&json), &ended());
+        let json = Format::new(&LogFormat::Json(Vec::new()));
+        let line = json.line(&remembered(), &ended());
         let value: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["response_code"], 200);
         assert_eq!(value["path"], "/a?b=1");
         assert_eq!(value["x_forwarded_for"], Value::Null);
-        let own = format(&[
-            ("ACCESS_LOG_FILE", "x"),
-            (
-                "ACCESS_LOG_FORMAT",
-                "%REQ(:METHOD)% 100%% %NOT_KNOWN% %RESP(x)% %",
-            ),
-        ]);
-        let own = own.unwrap().unwrap();
-        assert_eq!(own.line(&remembered(&own), &ended()), "GET 100% - - %\n");
-        let bad = [("ACCESS_LOG_FILE", "x"), ("ACCESS_LOG_ENCODING", "XML")];
-        assert!(format(&bad).is_err());
+        let own = text("%REQ(:METHOD)% 100%% %NOT_KNOWN% %RESP(x)% %");
+        assert_eq!(own.line(&remembered(), &ended()), "GET 100% - - %\n");
+        let fields = vec![("b".into(), "%PROTOCOL%".into()), ("a".into(), "x".into())];
+        let own = Format::new(&LogFormat::Json(fields));
+        let line = own.line(&remembered(), &ended());
+        assert_eq!(line, "{\"b\":\"HTTP/1.1\",\"a\":\"x\"}\n");
+        let (body, fields) = own.parts(&remembered(), &ended());
+        assert_eq!((body, fields.len()), (None, 2));
     }
 
     #[test]
     fn no_header_makes_a_line_of_its_own() {
-        let format = Format::text("%REQ(X)%");
-        let mut remembered = remembered(&format);
-        remembered.headers = vec![("x".into(), "a\nb".into())];
-        assert_eq!(format.line(&remembered, &ended()), "a\\nb\n");
+        let mut remembered = remembered();
+        remembered.path = "a\nb".into();
+        let line = text("%REQ(:PATH)%").line(&remembered, &ended());
+        assert_eq!(line, "a\\nb\n");
     }
 
     #[test]
     fn a_connection() {
-        let format = format(&[("ACCESS_LOG_FILE", "/dev/stdout")])
-            .unwrap()
-            .unwrap();
-        let mut remembered = Format::remember_connection();
+        let mut remembered = Remembered::connection();
         remembered.start = Timestamp::UNIX_EPOCH;
         let ended = Ended {
             code: 0,
@@ -498,7 +469,7 @@ mod tests {
             spoken: "tcp",
             ..ended()
         };
-        let line = format.line(&remembered, &ended);
+        let line = text("").line(&remembered, &ended);
         let begin = "[1970-01-01T00:00:00.000Z] \"- - -\" 0 - - - \"-\" 1 2 3 - ";
         assert!(line.starts_with(begin), "{line}");
         assert!(

@@ -72,6 +72,21 @@ fn page(shared: &Shared, effective: &BTreeMap<String, Effective>) -> String {
         (policy.service.to_string(), Value::from(name))
     });
     put("trafficPolicies", Value::Object(traffic.collect()));
+    let reporting = l7.reporting(None);
+    let logs = reporting.logs.iter().map(|log| log.name.to_string());
+    put(
+        "telemetry",
+        json!({
+            "objects": l7.telemetries().map(|object| object.key().to_string()).collect::<Vec<_>>(),
+            "accessLogs": logs.collect::<Vec<_>>(),
+            "tracing": reporting.tracing.as_ref().map(|tracing| {
+                json!({
+                    "provider": tracing.traced.provider.name,
+                    "sampling": f64::from(tracing.traced.sampling) / 100.0,
+                })
+            }),
+        }),
+    );
     dump::page(page)
 }
 

@@ -176,7 +176,7 @@ fn some(bytes: BytesMut) -> Option<Bytes> {
 /// Told when a body has come to its end, or was dropped before.
 pub(crate) trait Ending: Unpin {
     /// Bytes have passed.
-    fn passed(&mut self, bytes: usize);
+    fn passed(&mut self, bytes: &Bytes);
     /// Trailers have passed.
     fn trailers(&mut self, trailers: &HeaderMap);
     /// It has come to its end, or broke off.
@@ -227,7 +227,7 @@ impl<E: Ending> http_body::Body for Watched<E> {
         match (&frame, &mut self.ending) {
             (Some(Ok(frame)), Some(ending)) => {
                 if let Some(data) = frame.data_ref() {
-                    ending.passed(data.len());
+                    ending.passed(data);
                 }
                 if let Some(trailers) = frame.trailers_ref() {
                     ending.trailers(trailers);

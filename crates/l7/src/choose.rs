@@ -20,6 +20,7 @@ use crate::failure::Failure;
 use crate::health::UnderWay;
 use crate::phases::headers::{cookie, parameter};
 use crate::serve::Inbound;
+use crate::shared::Worker;
 use crate::upstream::Endpoint;
 
 /// An endpoint for a request.
@@ -66,23 +67,25 @@ pub(crate) fn choose(
     match (destination, cluster) {
         (Destination::Workload(workload, port), _) => Ok(itself(inbound, workload, *port)),
         (Destination::Service(..), None) => Err(Failure::NoEndpoint),
-        (Destination::Service(..), Some(cluster)) => {
-            let own = wish.session.filter(|_| wish.tried.is_empty());
-            let member = own
-                .and_then(|address| cluster.at(address))
-                .or_else(|| cluster.choose(wish.hash, &wish.tried))
-                .ok_or(Failure::NoEndpoint)?;
-            let Settings {
-                limits, outlier, ..
-            } = &cluster.settings;
-            let under_way = cluster.load.begin(&member.health, limits, *outlier)?;
-            Ok(Chosen {
-                endpoint: member.endpoint.clone(),
-                under_way: Some(under_way),
-                cluster: Some(cluster.clone()),
-            })
-        }
+        (Destination::Service(..), Some(cluster)) => of_cluster(cluster, wish),
     }
+}
+
+fn of_cluster(cluster: &Arc<Cluster>, wish: &Wish) -> Result<Chosen, Failure> {
+    let own = wish.session.filter(|_| wish.tried.is_empty());
+    let member = own
+        .and_then(|address| cluster.at(address))
+        .or_else(|| cluster.choose(wish.hash, &wish.tried))
+        .ok_or(Failure::NoEndpoint)?;
+    let Settings {
+        limits, outlier, ..
+    } = &cluster.settings;
+    let under_way = cluster.load.begin(&member.health, limits, *outlier)?;
+    Ok(Chosen {
+        endpoint: member.endpoint.clone(),
+        under_way: Some(under_way),
+        cluster: Some(cluster.clone()),
+    })
 }
 
 /// Chooses for what is no client's request: a copy, a question, a connection.
@@ -97,6 +100,18 @@ pub(crate) fn any(inbound: &Inbound, destination: &Destination) -> Result<Chosen
         ..Wish::default()
     };
     choose(inbound, destination, cluster.as_ref(), &wish)
+}
+
+/// Chooses for what the waypoint itself has to say.
+pub(crate) fn for_ourselves(
+    worker: &Arc<Worker>,
+    destination: &Destination,
+) -> Result<Chosen, Failure> {
+    let Destination::Service(service, port) = destination else {
+        return Err(Failure::NoEndpoint);
+    };
+    let cluster = worker.clusters.of(&worker.shared, &service.key(), *port);
+    of_cluster(&cluster.ok_or(Failure::NoEndpoint)?, &Wish::default())
 }
 
 /// The workload that the client named, at the address that it named.

@@ -1,5 +1,6 @@
 //! The settings of a waypoint, from its environment, as the control plane writes it.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -10,8 +11,6 @@ use ambit_proxy_core::store::{LocalConfig, PodName};
 use ambit_runtime::config::{ConfigError, Env};
 use ambit_transport::hbone::Http2Settings;
 use ambit_transport::hbone::pool::PoolSettings;
-
-use crate::access_log::Format;
 
 /// Port on which tunnels come in.
 pub const HBONE: u16 = ambit_model::outbound::HBONE_PORT;
@@ -56,8 +55,8 @@ pub struct Config {
     pub workers: NonZeroUsize,
     /// Longest time for the head of a request to come in. No setting: tests have less patience.
     pub head_timeout: Duration,
-    /// `ACCESS_LOG_FILE`, `ACCESS_LOG_ENCODING`, `ACCESS_LOG_FORMAT`.
-    pub access_log: Option<Format>,
+    /// The environment, for tags of spans that name parts of it.
+    pub environment: BTreeMap<String, String>,
     /// Port of the admin page, on loopback.
     pub admin_port: u16,
     /// Port of the metrics.
@@ -128,7 +127,7 @@ impl Config {
             termination: settings::termination(env)?,
             workers: env.parsed_or("WAYPOINT_WORKER_THREADS", cpus)?,
             head_timeout: HEAD_TIMEOUT,
-            access_log: Format::from_env(env)?,
+            environment: env.with_prefix(""),
             admin_port: 15000,
             stats_port: 15020,
             readiness_port: 15021,

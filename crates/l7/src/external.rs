@@ -107,7 +107,8 @@ async fn send(
         let reason = failure.reason().unwrap_or(failure.details());
         format!("{}:{}: {reason}", provider.service, provider.port)
     };
-    let destination: Destination = forward::find_service(inbound, &target).map_err(said)?;
+    let destination: Destination =
+        forward::find_service(&inbound.worker.shared, &target).map_err(said)?;
     let chosen = choose::any(inbound, &destination).map_err(said)?;
     let request = request.map(forward::uncounted);
     let sent = upstream::send(&inbound.worker, &chosen.endpoint, http2, request).await;

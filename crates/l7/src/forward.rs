@@ -21,6 +21,7 @@ use crate::health::{Retrying, Seen};
 use crate::phases;
 use crate::record::{Counted, Record};
 use crate::serve::Inbound;
+use crate::shared::Shared;
 use crate::upstream::{self, Back, Endpoint, SendError, Sent};
 
 /// Bytes of a body that are kept so that it can be sent again.
@@ -153,12 +154,12 @@ fn service_of(inbound: &Inbound, backend: &Backend) -> Result<Destination, Failu
     let Some(target) = &backend.target else {
         return Err(Failure::Misconfigured("the backend does not exist".into()));
     };
-    find_service(inbound, target)
+    find_service(&inbound.worker.shared, target)
 }
 
 /// The service and port of a target.
-pub(crate) fn find_service(inbound: &Inbound, target: &Target) -> Result<Destination, Failure> {
-    let state = inbound.worker.shared.store.load();
+pub(crate) fn find_service(shared: &Shared, target: &Target) -> Result<Destination, Failure> {
+    let state = shared.store.load();
     let found = state
         .service(&target.service)
         .map(|(service, _)| service.clone());
@@ -270,7 +271,7 @@ impl Tries<'_> {
         let Some(next) = body.next() else {
             return Err((Failure::Reset("the body cannot be sent again".into()), true));
         };
-        let counted = Watched::new(next, Counted(record.request_bytes()));
+        let counted = Watched::new(next, record.counted());
         let request = request_to(self.destination, parts, counted);
         let http2 = request.version() == Version::HTTP_2;
         // In a box of its own: what is moved around until a request begins is small that way.
@@ -343,5 +344,5 @@ fn request_to(destination: &Destination, parts: &Parts, body: Sent) -> Request<S
 
 /// A body of a copy of a request.
 pub(crate) fn uncounted(body: Body) -> Sent {
-    Watched::new(body, Counted(Arc::default()))
+    Watched::new(body, Counted::default())
 }

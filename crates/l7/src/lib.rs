@@ -6,7 +6,7 @@
 //! ([`upstream`]), and are recorded once, whatever their end ([`record`]). `docs/life-of-a-request.md`
 //! has the whole walk.
 
-pub mod access_log;
+mod access_log;
 mod admin;
 #[cfg(test)]
 mod balance_tests;
@@ -17,6 +17,8 @@ mod choose;
 mod cluster;
 pub mod config;
 mod dispatch;
+mod export;
+mod expression;
 mod external;
 #[cfg(test)]
 mod external_tests;
@@ -24,6 +26,7 @@ mod failure;
 #[cfg(test)]
 mod flood_tests;
 mod forward;
+mod grpc;
 mod health;
 mod listener;
 mod node;
@@ -32,6 +35,7 @@ mod order_tests;
 mod pace;
 mod phases;
 mod record;
+mod reporting;
 mod serve;
 mod shared;
 #[cfg(test)]
@@ -42,8 +46,11 @@ mod state;
 mod strictness_tests;
 mod tcp;
 #[cfg(test)]
+mod telemetry_tests;
+#[cfg(test)]
 mod testbed;
 mod tokens;
+mod trace;
 mod upstream;
 
 use ambit_runtime::config::Env;

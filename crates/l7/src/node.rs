@@ -21,6 +21,7 @@ use ambit_transport::socket::{self, ListenOptions, Transparent};
 use ambit_wire::xds::client::{ClientOptions, node};
 use ambit_wire::xds::metrics::ClientMetrics;
 use anyhow::Context;
+use futures_util::future::join_all;
 use prost_types::value::Kind;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -28,13 +29,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::cluster::Clusters;
 use crate::config::{Config, HBONE};
+use crate::export::Exporter;
 use crate::health::Loads;
 use crate::shared::{Shared, Worker};
 use crate::state::{
-    AuthenticationHandler, PolicyHandler, RouteHandler, Store as L7Store, TrafficHandler,
+    AuthenticationHandler, PolicyHandler, RouteHandler, Store as L7Store, TelemetryHandler,
+    TrafficHandler,
 };
 use crate::upstream::Pool;
-use crate::{admin, listener};
+use crate::{admin, export, listener};
 
 /// How long connections that are ended by force may take for it.
 const FORCE: Duration = Duration::from_secs(2);
@@ -100,7 +103,7 @@ pub(crate) async fn run(
     ));
 
     shutdown.requested().await;
-    drain(&shared, &shutdown).await;
+    drain(&shared, &workers, &shutdown).await;
     drop(workers);
     pages_end.cancel();
     Ok(())
@@ -121,7 +124,9 @@ fn listen(shared: &Arc<Shared>, threads: &Workers) -> anyhow::Result<Vec<Arc<Wor
     socket.set_nonblocking(true)?;
     let mut workers = Vec::new();
     for handle in threads.handles() {
+        let (exporter, waiting) = Exporter::new();
         let worker = Arc::new(Worker {
+            exporter,
             shared: shared.clone(),
             handle: handle.clone(),
             tunnels: Tunnels::new(shared.config.pool),
@@ -141,6 +146,8 @@ fn listen(shared: &Arc<Shared>, threads: &Workers) -> anyhow::Result<Vec<Arc<Wor
                     swept.shared.loads.sweep();
                 }
             }));
+        let (end, sending) = (shared.end.clone(), export::run(worker.clone(), waiting));
+        worker.handle.spawn(end.run_until_cancelled_owned(sending));
         workers.push(worker);
     }
     Ok(workers)
@@ -199,6 +206,10 @@ fn discover(
         .watch(type_url::POLICY, PolicyHandler(shared.l7.clone()))
         .watch(type_url::ROUTE, RouteHandler(shared.l7.clone()))
         .watch(type_url::TRAFFIC, TrafficHandler(shared.l7.clone()))
+        .watch(
+            type_url::TELEMETRY,
+            TelemetryHandler(shared.l7.clone(), config.environment.clone()),
+        )
         .watch(type_url::ADDRESS, addresses);
     let synced = client.synced();
     tokio::spawn(client.run());
@@ -220,7 +231,7 @@ async fn become_ready(shared: Arc<Shared>, mut synced: watch::Receiver<bool>, ta
 }
 
 /// Stops accepting, lets requests end until the deadline, and ends the rest.
-async fn drain(shared: &Shared, shutdown: &Shutdown) {
+async fn drain(shared: &Shared, workers: &[Arc<Worker>], shutdown: &Shutdown) {
     let deadline = shared.config.termination;
     tracing::info!("draining connections for at most {deadline:?}");
     shared.draining.cancel();
@@ -229,6 +240,14 @@ async fn drain(shared: &Shared, shutdown: &Shutdown) {
         _ = shared.tasks.wait() => tracing::info!("all connections have ended"),
         _ = tokio::time::sleep(deadline) => tracing::warn!("ending the remaining connections"),
         _ = shutdown.immediate() => tracing::warn!("ending all connections at once"),
+    }
+    // What the last requests have left.
+    let flushed = workers.iter().map(|worker| worker.exporter.flush());
+    if tokio::time::timeout(FORCE, join_all(flushed))
+        .await
+        .is_err()
+    {
+        tracing::warn!("collectors were not told of the last requests in time");
     }
     shared.end.cancel();
     if tokio::time::timeout(FORCE, shared.tasks.wait())

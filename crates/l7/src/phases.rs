@@ -31,7 +31,7 @@ use crate::upstream::Back;
 
 use authorize_external::authorize_external;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// What phases know of a request beside its head.

@@ -1,4 +1,4 @@
-//! The record of a request: one line in the access log and one set of metrics, whatever its end.
+//! The record of a request: its metrics, its lines in access logs, its span, whatever its end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,21 +8,27 @@ use std::time::Instant;
 use ambit_model::Service;
 use ambit_proxy_core::metrics::{Outcome, Reporter};
 use ambit_proxy_core::record::{Connection, Party};
-use ambit_runtime::log;
+use ambit_runtime::log as runtime_log;
+use bytes::Bytes;
 use http::{HeaderMap, Request, response};
 
 use crate::access_log::{self, Remembered};
 use crate::body::Ending;
+use crate::expression::Known;
 use crate::failure::{Failure, is_grpc};
+use crate::grpc;
 use crate::health::UnderWay;
 use crate::pace::Pace;
+use crate::reporting::Reporting;
 use crate::serve::Inbound;
-use crate::shared::Shared;
+use crate::shared::Worker;
+use crate::trace::{self, Trace};
 use crate::upstream::{Back, Endpoint};
 
 /// A request that is on its way.
 pub(crate) struct Record {
-    shared: Arc<Shared>,
+    worker: Arc<Worker>,
+    reporting: Arc<Reporting>,
     connection: Connection,
     start: Instant,
     method: http::Method,
@@ -32,10 +38,13 @@ pub(crate) struct Record {
     details: &'static str,
     reason: Option<String>,
     grpc: Option<Option<u16>>,
-    request_bytes: Arc<AtomicU64>,
+    request: Arc<Passed>,
     response_bytes: u64,
-    /// For the line in the access log, where there is one.
+    /// Of a call.
+    response_messages: grpc::Counter,
+    /// Where something is to be told that is known of the request alone.
     remembered: Option<Remembered>,
+    trace: Option<Trace>,
     /// Where the last try went, and when.
     upstream: Option<(SocketAddr, Instant)>,
     service_milliseconds: Option<u128>,
@@ -44,13 +53,30 @@ pub(crate) struct Record {
     under_way: Option<UnderWay>,
 }
 
+/// What has passed of a request's body.
+#[derive(Default)]
+struct Passed {
+    bytes: AtomicU64,
+    messages: AtomicU64,
+}
+
 impl Record {
-    /// A request has come in.
-    pub(crate) fn begin<B>(inbound: &Inbound, request: &Request<B>) -> Self {
-        let shared = inbound.worker.shared.clone();
+    /// A request has come in. Where it is traced, its headers say so from here on.
+    pub(crate) fn begin<B>(inbound: &Inbound, request: &mut Request<B>) -> Self {
+        let worker = inbound.worker.clone();
         let client = &inbound.client;
-        let log = shared.config.access_log.as_ref();
-        let remembered = log.map(|log| log.remember(request));
+        let service = inbound.destination.service();
+        let reporting = worker
+            .shared
+            .l7
+            .load()
+            .reporting(service.map(Arc::as_ref))
+            .clone();
+        let traced = reporting.tracing.as_ref().map(|tracing| &tracing.traced);
+        let trace = traced.map(|traced| trace::begin(traced, request.headers_mut()));
+        let leaves_span = trace.as_ref().is_some_and(|trace| trace.place.sampled)
+            && traced.is_some_and(|traced| traced.spans);
+        let remembers = reporting.remembers() || leaves_span;
         let connection = Connection {
             reporter: Reporter::Waypoint,
             source_address: client.address,
@@ -62,11 +88,14 @@ impl Record {
                 identity: client.identity.clone(),
             },
             destination: Party::default(),
-            service: inbound.destination.service().cloned(),
+            service: service.cloned(),
             mutual_tls: true,
         };
         Self {
-            shared,
+            remembered: remembers.then(|| Remembered::request(request)),
+            trace: trace.filter(|_| leaves_span),
+            worker,
+            reporting,
             connection,
             start: Instant::now(),
             method: request.method().clone(),
@@ -76,9 +105,9 @@ impl Record {
             details: "via_upstream",
             reason: None,
             grpc: is_grpc(request.headers()).then_some(None),
-            request_bytes: Arc::default(),
+            request: Arc::default(),
             response_bytes: 0,
-            remembered,
+            response_messages: grpc::Counter::default(),
             upstream: None,
             service_milliseconds: None,
             port: inbound.destination.port(),
@@ -91,9 +120,12 @@ impl Record {
         self.grpc.is_some()
     }
 
-    /// Where bytes of the request's body are counted.
-    pub(crate) fn request_bytes(&self) -> Arc<AtomicU64> {
-        self.request_bytes.clone()
+    /// What counts what passes of the request's body.
+    pub(crate) fn counted(&self) -> Counted {
+        Counted {
+            passed: self.request.clone(),
+            messages: self.is_grpc().then(grpc::Counter::default),
+        }
     }
 
     /// It goes to this endpoint, of this service, with these headers.
@@ -104,10 +136,8 @@ impl Record {
         headers: &HeaderMap,
     ) {
         self.upstream = Some((endpoint.address, Instant::now()));
-        if let (Some(log), Some(remembered)) =
-            (&self.shared.config.access_log, &mut self.remembered)
-        {
-            log.note_headers(remembered, headers);
+        if let Some(remembered) = &mut self.remembered {
+            remembered.note_headers(headers);
         }
         self.connection.destination = Party {
             workload: Some(endpoint.workload.clone()),
@@ -137,10 +167,8 @@ impl Record {
         self.code = head.status.as_u16();
         let since = self.upstream.map(|(_, since)| since.elapsed().as_millis());
         self.service_milliseconds = since.filter(|_| self.flag == "-");
-        if let (Some(log), Some(remembered)) =
-            (&self.shared.config.access_log, &mut self.remembered)
-        {
-            log.note_answer(remembered, &head.headers);
+        if let Some(remembered) = &mut self.remembered {
+            remembered.response.clone_from(&head.headers);
         }
         self.note_status(&head.headers);
     }
@@ -159,11 +187,14 @@ impl Record {
             grpc: self.grpc,
             flags: self.flag,
             duration: self.start.elapsed(),
-            request_bytes: self.request_bytes.load(Ordering::Relaxed),
+            request_bytes: self.request.bytes.load(Ordering::Relaxed),
             response_bytes: self.response_bytes,
+            messages: [
+                self.request.messages.load(Ordering::Relaxed),
+                self.response_messages.messages,
+            ],
         };
-        self.shared.http.record(&self.connection, &outcome);
-        self.log(&outcome);
+        self.tell(&outcome);
         tracing::debug!(
             target: "access",
             code = self.code,
@@ -180,14 +211,36 @@ impl Record {
 }
 
 impl Record {
-    /// The line in the access log.
-    fn log(&self, outcome: &Outcome) {
-        let (Some(format), Some(remembered)) = (&self.shared.config.access_log, &self.remembered)
-        else {
+    /// Metrics, lines in access logs, the span.
+    fn tell(&self, outcome: &Outcome) {
+        let http = &self.worker.shared.http;
+        let Some(remembered) = &self.remembered else {
+            http.record(&self.connection, outcome);
             return;
         };
+        let ended = &self.known_at_end(outcome);
+        let known = Known { remembered, ended };
+        if self.reporting.changes_metrics() {
+            let changes = |metric| self.reporting.labels(metric, known);
+            http.record_changed(&self.connection, outcome, &changes);
+        } else {
+            http.record(&self.connection, outcome);
+        }
+        log(&self.worker, &self.reporting, known, self.trace.as_ref());
+        if let (Some(tracing), Some(trace)) = (&self.reporting.tracing, &self.trace) {
+            let told = trace::Told {
+                known,
+                connection: &self.connection,
+                shared: &self.worker.shared,
+            };
+            let span = trace::span(tracing, trace, &told);
+            self.worker.exporter.span(&tracing.collector, span);
+        }
+    }
+
+    fn known_at_end(&self, outcome: &Outcome) -> access_log::Ended<'_> {
         let service = self.connection.service.as_ref();
-        let ended = access_log::Ended {
+        access_log::Ended {
             code: self.code,
             flags: self.flag,
             details: self.details,
@@ -202,8 +255,23 @@ impl Record {
             spoken: "http",
             asked: self.connection.destination_address,
             client: self.connection.source_address,
-        };
-        log::append(&format.line(remembered, &ended));
+            identity: self.connection.source.identity.as_ref(),
+        }
+    }
+}
+
+/// Lines in the access logs.
+pub(crate) fn log(worker: &Worker, reporting: &Reporting, known: Known<'_>, trace: Option<&Trace>) {
+    for log in reporting.logs.iter().filter(|log| log.takes(known)) {
+        let (remembered, ended) = (known.remembered, known.ended);
+        match &log.collector {
+            None => runtime_log::append(&log.format.line(remembered, ended)),
+            Some(collector) => {
+                let (body, fields) = log.format.parts(remembered, ended);
+                let record = trace::log_record(remembered.start, body, fields, trace);
+                worker.exporter.log(collector, record);
+            }
+        }
     }
 }
 
@@ -226,9 +294,12 @@ impl Ended {
 }
 
 impl Ending for Ended {
-    fn passed(&mut self, bytes: usize) {
+    fn passed(&mut self, bytes: &Bytes) {
         if let Some(record) = &mut self.record {
-            record.response_bytes += bytes as u64;
+            record.response_bytes += bytes.len() as u64;
+            if record.is_grpc() {
+                record.response_messages.passed(bytes);
+            }
         }
     }
 
@@ -254,12 +325,23 @@ impl Ending for Ended {
     }
 }
 
-/// Counts the bytes of a request's body.
-pub(crate) struct Counted(pub(crate) Arc<AtomicU64>);
+/// Counts what passes of a request's body.
+#[derive(Default)]
+pub(crate) struct Counted {
+    passed: Arc<Passed>,
+    messages: Option<grpc::Counter>,
+}
 
 impl Ending for Counted {
-    fn passed(&mut self, bytes: usize) {
-        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    fn passed(&mut self, bytes: &Bytes) {
+        let length = bytes.len() as u64;
+        self.passed.bytes.fetch_add(length, Ordering::Relaxed);
+        if let Some(counter) = &mut self.messages {
+            let before = counter.messages;
+            counter.passed(bytes);
+            let more = counter.messages - before;
+            self.passed.messages.fetch_add(more, Ordering::Relaxed);
+        }
     }
 
     fn trailers(&mut self, _: &HeaderMap) {}

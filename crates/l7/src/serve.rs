@@ -101,7 +101,7 @@ async fn one(
 ) -> Result<Response<Watched<Ended>>, Infallible> {
     pace.serving();
     phases::identify(request.headers_mut());
-    let mut record = Record::begin(&inbound, &request);
+    let mut record = Record::begin(&inbound, &mut request);
     // In a box: HTTP/2 moves what serves a request around several times before it begins.
     let answered = Box::pin(phases::answer(&inbound, request, &mut record)).await;
     let (response, back) = match answered {

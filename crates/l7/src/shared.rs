@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::cluster::Clusters;
 use crate::config::Config;
 use crate::dispatch::Own;
+use crate::export::Exporter;
 use crate::health::Loads;
 use crate::state::Store as L7Store;
 use crate::upstream::{Pool, TunnelKey};
@@ -75,6 +76,8 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     /// Endpoints of services.
     pub(crate) clusters: Clusters,
+    /// Spans and records for collectors.
+    pub(crate) exporter: Exporter,
 }
 
 /// The client of a tunnel: what is kept of it, and from nowhere else.

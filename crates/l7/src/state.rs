@@ -4,17 +4,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ambit_model::Text;
 use ambit_model::access::{AccessPolicy, Attachment};
 use ambit_model::route::{Route, Routes, Rules};
 use ambit_model::service::NamespacedHostname;
+use ambit_model::telemetry::Telemetry;
 use ambit_model::token::Authentication;
 use ambit_model::traffic::{Settings, TrafficPolicy};
+use ambit_model::{Service, Text};
 use ambit_proto::l7;
 use ambit_wire::xds::{Handler, Received, Rejected};
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 
+use crate::reporting::{Environment, Reporting, Reports};
 use crate::tokens::Issuers;
 
 /// The class whose policies hold for every waypoint.
@@ -27,6 +29,7 @@ pub(crate) struct L7State {
     policies: Attached<AccessPolicy>,
     issuers: Attached<Issuers>,
     traffic: Traffic,
+    reports: Reports,
 }
 
 /// What is said about traffic to services.
@@ -131,6 +134,16 @@ impl L7State {
     /// What holds for traffic to services, one for each.
     pub(crate) fn traffic_policies(&self) -> impl Iterator<Item = &Arc<TrafficPolicy>> {
         self.traffic.by_service.values()
+    }
+
+    /// What is told about traffic to a service, or to none.
+    pub(crate) fn reporting(&self, service: Option<&Service>) -> &Arc<Reporting> {
+        self.reports.of(service)
+    }
+
+    /// What is told about traffic, by object.
+    pub(crate) fn telemetries(&self) -> impl Iterator<Item = &Arc<Telemetry>> {
+        self.reports.all()
     }
 
     /// All routes.
@@ -304,6 +317,25 @@ impl Handler<l7::TrafficPolicy> for TrafficHandler {
         self.0
             .change(|state| state.traffic.change(policies, removed, own));
         self.0.0.traffic_changes.fetch_add(1, Ordering::Release);
+        rejected
+    }
+}
+
+/// Takes what is told about traffic.
+pub(crate) struct TelemetryHandler(pub(crate) Store, pub(crate) Environment);
+
+impl Handler<l7::Telemetry> for TelemetryHandler {
+    fn handle(
+        &self,
+        resources: Vec<Received<l7::Telemetry>>,
+        removed: Vec<String>,
+    ) -> Vec<Rejected> {
+        let (objects, rejected) = converted::<_, Telemetry>(resources);
+        let (gateway, environment) = (&self.0.0.gateway, &self.1);
+        self.0.change(|state| {
+            let reports = &mut state.reports;
+            reports.change(objects, removed, gateway, CLASS, environment);
+        });
         rejected
     }
 }

@@ -6,23 +6,25 @@ use std::time::{Duration, Instant};
 
 use ambit_model::access;
 use ambit_model::route::{Action, Connected, Rule};
-use ambit_proxy_core::metrics::{Reporter, ResponseFlags};
+use ambit_proxy_core::metrics::{Changes, Reporter, ResponseFlags};
 use ambit_proxy_core::record::{Connection, ConnectionRecord, Failure as Broken, Party};
-use ambit_runtime::log as runtime_log;
 use ambit_transport::copy;
 use ambit_transport::hbone::Stream;
 use ambit_transport::tls::{self, Hello};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
-use crate::access_log::{self, Format, Remembered};
+use crate::access_log::{self, Remembered};
 use crate::choose::{self, Chosen};
 use crate::dispatch::Destination;
+use crate::expression::Known;
 use crate::failure::Failure;
 use crate::forward;
 use crate::health::Seen;
 use crate::phases::authorize;
 use crate::phases::authorize_external::authorize_connection;
+use crate::record;
+use crate::reporting::Reporting;
 use crate::serve::Inbound;
 use crate::shared::{Client, Worker};
 use crate::upstream::{self, Endpoint, Io};
@@ -42,7 +44,8 @@ pub(crate) async fn serve(
     mut stream: Stream,
 ) {
     let start = Instant::now();
-    let remembered = Format::remember_connection();
+    let remembered = Remembered::connection();
+    let reporting = reporting(worker, destination);
     let inbound = Inbound {
         worker: worker.clone(),
         client: client.clone(),
@@ -59,7 +62,7 @@ pub(crate) async fn serve(
     };
     let endpoint = chosen.as_ref().ok().map(|chosen| &chosen.endpoint);
     let upstream = endpoint.map(|endpoint| endpoint.address);
-    let record = open(&inbound, endpoint, start);
+    let record = open(&inbound, endpoint, (start, &reporting, &remembered));
     let result = match chosen {
         Ok(chosen) => {
             let result = carry(&inbound, &chosen, seen, stream, &record).await;
@@ -73,25 +76,37 @@ pub(crate) async fn serve(
             other => Broken::new(other.reason().unwrap_or(other.details())),
         }),
     };
-    log(&inbound, &remembered, upstream, &record, (start, &result));
+    if reporting.remembers() {
+        let counters = record.counters();
+        let ended = access_log::Ended {
+            received: counters.sent(),
+            sent: counters.received(),
+            milliseconds: start.elapsed().as_millis(),
+            ..ended(&inbound, upstream, result.as_ref().err())
+        };
+        let known = Known {
+            remembered: &remembered,
+            ended: &ended,
+        };
+        record::log(worker, &reporting, known, None);
+    }
     record.finish(result);
 }
 
-/// The line in the access log.
-fn log(
-    inbound: &Inbound,
-    remembered: &Remembered,
+fn reporting(worker: &Worker, destination: &Destination) -> Arc<Reporting> {
+    let state = worker.shared.l7.load();
+    let service = destination.service().map(Arc::as_ref);
+    state.reporting(service).clone()
+}
+
+/// What is known of a connection, but for what has passed.
+fn ended<'a>(
+    inbound: &'a Inbound,
     upstream: Option<SocketAddr>,
-    record: &ConnectionRecord,
-    (start, result): (Instant, &Result<(), Broken>),
-) {
-    let Some(format) = &inbound.worker.shared.config.access_log else {
-        return;
-    };
-    let broken = result.as_ref().err();
-    let counters = record.counters();
+    broken: Option<&'a Broken>,
+) -> access_log::Ended<'a> {
     let service = inbound.destination.service();
-    let ended = access_log::Ended {
+    access_log::Ended {
         code: 0,
         flags: match broken.map(|broken| broken.flags) {
             None | Some(ResponseFlags::Deny) => "-",
@@ -103,9 +118,9 @@ fn log(
             _ => "-",
         },
         reason: broken.map(|broken| broken.error.as_str()),
-        received: counters.sent(),
-        sent: counters.received(),
-        milliseconds: start.elapsed().as_millis(),
+        received: 0,
+        sent: 0,
+        milliseconds: 0,
         service_milliseconds: None,
         grpc: None,
         upstream,
@@ -113,8 +128,8 @@ fn log(
         spoken: "tcp",
         asked: inbound.asked,
         client: inbound.client.address,
-    };
-    runtime_log::append(&format.line(remembered, &ended));
+        identity: inbound.client.identity.as_ref(),
+    }
 }
 
 fn authorized(inbound: &Inbound) -> Result<(), Failure> {
@@ -190,7 +205,11 @@ async fn name<S: AsyncRead + Unpin>(
     name.unwrap_or(Ok(None))
 }
 
-fn open(inbound: &Inbound, endpoint: Option<&Endpoint>, start: Instant) -> ConnectionRecord {
+fn open(
+    inbound: &Inbound,
+    endpoint: Option<&Endpoint>,
+    (start, reporting, remembered): (Instant, &Reporting, &Remembered),
+) -> ConnectionRecord {
     let client = &inbound.client;
     let connection = Connection {
         reporter: Reporter::Waypoint,
@@ -212,7 +231,18 @@ fn open(inbound: &Inbound, endpoint: Option<&Endpoint>, start: Instant) -> Conne
         service: inbound.destination.service().cloned(),
         mutual_tls: true,
     };
-    ConnectionRecord::open(&inbound.worker.shared.telemetry, connection, start)
+    let telemetry = &inbound.worker.shared.telemetry;
+    let ended = ended(inbound, endpoint.map(|endpoint| endpoint.address), None);
+    let known = Known {
+        remembered,
+        ended: &ended,
+    };
+    let changes = |metric| reporting.labels(metric, known);
+    let changes: Option<&Changes<'_>> = match reporting.changes_metrics() {
+        true => Some(&changes),
+        false => None,
+    };
+    ConnectionRecord::open_changed(telemetry, connection, start, changes)
 }
 
 async fn carry(

@@ -32,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use crate::cluster::Clusters;
 use crate::config::Config;
 use crate::dispatch::Destination;
+use crate::export::{self, Exporter};
 use crate::health::Loads;
 use crate::serve::{self, Inbound};
 use crate::shared::{Client, Shared, Worker};
@@ -99,13 +100,16 @@ impl Testbed {
         ]);
         let registry = Registry::new();
         let shared = shared(store, folder.path(), &registry);
+        let (exporter, waiting) = Exporter::new();
         let worker = Arc::new(Worker {
+            exporter,
             handle: Handle::current(),
             tunnels: Tunnels::new(shared.config.pool),
             pool: Pool::default(),
             clusters: Clusters::default(),
             shared,
         });
+        tokio::spawn(export::run(worker.clone(), waiting));
         let client = Client {
             identity: Some("spiffe://cluster.local/ns/shop/sa/client".parse().unwrap()),
             address: "10.0.0.9:1234".parse().unwrap(),
@@ -140,6 +144,14 @@ impl Testbed {
     /// The metrics, as they are read.
     pub(crate) fn metrics(&self) -> String {
         self.registry.encode()
+    }
+
+    /// Waits until collectors were told all there is.
+    pub(crate) async fn flush(&self) {
+        let flushing = self.inbound.worker.exporter.flush();
+        tokio::time::timeout(PATIENCE, flushing)
+            .await
+            .expect("an end");
     }
 
     /// What is known of requests.

@@ -16,6 +16,7 @@ pub mod policy;
 pub mod route;
 pub mod service;
 pub mod state;
+pub mod telemetry;
 pub mod token;
 pub mod traffic;
 pub mod waypoint;

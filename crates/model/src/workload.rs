@@ -51,6 +51,18 @@ pub enum WorkloadType {
     Job,
 }
 
+impl WorkloadType {
+    /// Its name in telemetry.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Deployment => "deployment",
+            Self::CronJob => "cronjob",
+            Self::Pod => "pod",
+            Self::Job => "job",
+        }
+    }
+}
+
 /// An address on a named network; the default network's name is empty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NetworkAddress {

@@ -13,6 +13,7 @@ mod convert_access;
 mod convert_policy;
 mod convert_provider;
 mod convert_route;
+mod convert_telemetry;
 mod convert_token;
 mod convert_traffic;
 
@@ -53,6 +54,12 @@ pub mod auth {
     pub use crate::generated::envoy::service::auth::v3::*;
 }
 
+/// Spans and logs for collectors: packages `opentelemetry.proto.collector.{trace,logs}.v1`.
+pub mod otlp {
+    pub use crate::generated::opentelemetry::proto::collector::{logs, trace};
+    pub use crate::generated::opentelemetry::proto::common::v1::*;
+}
+
 /// Type URLs of the resources on a discovery stream.
 pub mod type_url {
     /// A workload or a service ([`crate::workload::Address`]).
@@ -67,6 +74,8 @@ pub mod type_url {
     pub const AUTHENTICATION: &str = "type.googleapis.com/ambit.l7.v1.Authentication";
     /// How endpoints are chosen and spared ([`crate::l7::TrafficPolicy`]).
     pub const TRAFFIC: &str = "type.googleapis.com/ambit.l7.v1.TrafficPolicy";
+    /// What is told about requests ([`crate::l7::Telemetry`]).
+    pub const TELEMETRY: &str = "type.googleapis.com/ambit.l7.v1.Telemetry";
     /// A policy where requests are seen ([`crate::l7::Policy`]).
     pub const POLICY: &str = "type.googleapis.com/ambit.l7.v1.Policy";
 }

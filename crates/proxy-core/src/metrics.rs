@@ -17,9 +17,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 pub use http::{HttpTelemetry, Outcome};
-pub use labels::{Reporter, ResponseFlags};
+pub use labels::{LabelChanges, Reporter, ResponseFlags};
 pub(crate) use traffic::Opened;
-pub use traffic::Telemetry;
+pub use traffic::{Changes, Telemetry};
 
 /// Counts open TCP sockets: `istio_tcp_sockets_open{reporter}`.
 #[derive(Clone, Debug)]

@@ -17,7 +17,7 @@ use ambit_model::{Identity, Service, Text, Workload};
 use ambit_transport::copy::Counters;
 use ambit_transport::hbone::Baggage;
 
-use crate::metrics::{Opened, Reporter, Telemetry};
+use crate::metrics::{Changes, Opened, Reporter, Telemetry};
 
 pub use failure::Failure;
 pub use line::refused;
@@ -68,8 +68,18 @@ pub struct ConnectionRecord {
 impl ConnectionRecord {
     /// Counts a connection as opened. `start` is when it was accepted.
     pub fn open(telemetry: &Telemetry, connection: Connection, start: Instant) -> Self {
+        Self::open_changed(telemetry, connection, start, None)
+    }
+
+    /// The same, where something is different about the labels of its metrics.
+    pub fn open_changed(
+        telemetry: &Telemetry,
+        connection: Connection,
+        start: Instant,
+        changes: Option<&Changes<'_>>,
+    ) -> Self {
         line::opened(&connection);
-        let opened = Some(telemetry.opened(&connection));
+        let opened = Some(telemetry.opened(&connection, changes));
         Self {
             connection,
             opened,

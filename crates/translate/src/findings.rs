@@ -42,6 +42,8 @@ pub enum Code {
     UnknownProvider,
     /// A setting of traffic that waypoints do not heed.
     NotEnforced,
+    /// An expression that cannot be read.
+    InvalidExpression,
     /// A `PeerAuthentication` with a selector in the root namespace.
     SelectorInRootNamespace,
     /// Port-level settings without a selector.
@@ -87,6 +89,7 @@ impl Code {
             Self::NoKeys => 1016,
             Self::UnknownProvider => 1017,
             Self::NotEnforced => 1018,
+            Self::InvalidExpression => 1019,
             Self::SelectorInRootNamespace => 1101,
             Self::PortsWithoutSelector => 1102,
             Self::OlderWins => 1103,
@@ -118,6 +121,7 @@ impl Code {
             | Self::InvalidTarget
             | Self::NoKeys
             | Self::UnknownProvider
+            | Self::InvalidExpression
             | Self::SelectorInRootNamespace
             | Self::PortsWithoutSelector
             | Self::MeshConfigUnreadable
@@ -164,11 +168,15 @@ impl Code {
                 "give its keys as jwks; until then every token of the issuer is refused"
             }
             Self::UnknownProvider => {
-                "add it to meshConfig.extensionProviders, as envoyExtAuthzGrpc or envoyExtAuthzHttp"
+                "add it to meshConfig.extensionProviders, as one of a kind that can do it"
+            }
+            Self::InvalidExpression => {
+                "write it in CEL, with Envoy's attributes, such as response.code >= 400"
             }
             Self::NotEnforced => "remove it, or do without it: the rest of the object holds",
             Self::UnusableProvider => {
-                "correct it; until then policies that name it refuse what they match"
+                "correct it; until then policies that name it refuse what they match, and it is told \
+                 nothing"
             }
             Self::InvalidTarget => {
                 "name a Service or Gateway of the policy's namespace, or, in the root namespace, \

@@ -23,6 +23,7 @@ pub mod routes;
 pub mod scope;
 pub mod services;
 pub mod status;
+pub mod telemetry;
 pub mod traffic;
 pub mod waypoints;
 pub mod workloads;

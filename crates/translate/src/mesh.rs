@@ -3,14 +3,17 @@
 use ambit_kube_api::{labels, names};
 use ambit_model::Text;
 use ambit_model::identity::DEFAULT_TRUST_DOMAIN;
+use ambit_model::telemetry::{LogProvider, Share, Tracing};
 
 use crate::labels::Labels;
 use crate::last_hop::LastHop;
-use crate::mesh_config::AccessLog;
 use crate::providers::Providers;
 
+/// How many requests are traced where nobody says more: one in a hundred, as in Istio.
+pub const DEFAULT_SAMPLING: Share = 100;
+
 /// Settings that outputs depend on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mesh {
     /// Id of the cluster.
     pub cluster_id: Text,
@@ -29,10 +32,12 @@ pub struct Mesh {
     pub dry_run: bool,
     /// Whether workloads behind HTTP policy can be reached around their waypoint.
     pub last_hop: LastHop,
-    /// What waypoints write for each request.
-    pub access_log: AccessLog,
-    /// Who can be asked about requests.
+    /// Who can be asked about requests, and told of them.
     pub providers: Providers,
+    /// Where access logs go of which nobody says more.
+    pub logs: Vec<LogProvider>,
+    /// What holds for traces of which nobody says more.
+    pub tracing: Tracing,
 }
 
 impl Default for Mesh {
@@ -46,8 +51,12 @@ impl Default for Mesh {
             revision: labels::DEFAULT_REVISION.into(),
             dry_run: false,
             last_hop: LastHop::default(),
-            access_log: AccessLog::default(),
             providers: Providers::default(),
+            logs: Vec::new(),
+            tracing: Tracing {
+                sampling: Some(DEFAULT_SAMPLING),
+                ..Tracing::default()
+            },
         }
     }
 }

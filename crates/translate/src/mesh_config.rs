@@ -7,6 +7,7 @@
 use ambit_kube_api::names;
 use ambit_model::Text;
 use ambit_model::identity::DEFAULT_TRUST_DOMAIN;
+use ambit_model::telemetry::{LogFormat, LogProvider, Tracing};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -14,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::findings::{Code, Finding, Severity};
 use crate::key::ObjectKey;
 use crate::providers::{self, Providers};
+use crate::telemetry;
 
 /// The settings that mean something here.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,21 +29,12 @@ pub struct MeshConfig {
     /// Service accounts that may ask for the certificates of the pods on their node, beside those
     /// that the control plane was started with.
     pub trusted_node_accounts: Vec<ObjectKey>,
-    /// What waypoints write for each request.
-    pub access_log: AccessLog,
-    /// Who can be asked about requests.
+    /// Who can be asked about requests, and told of them.
     pub providers: Providers,
-}
-
-/// The access log of waypoints.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AccessLog {
-    /// `accessLogFile`; empty is no log.
-    pub file: String,
-    /// `accessLogEncoding`: `TEXT` or `JSON`, empty for the first.
-    pub encoding: String,
-    /// `accessLogFormat`; empty for the encoding's default.
-    pub format: String,
+    /// Where access logs go of which nobody says more.
+    pub logs: Vec<LogProvider>,
+    /// What holds for traces of which nobody says more.
+    pub tracing: Tracing,
 }
 
 impl Default for MeshConfig {
@@ -51,8 +44,9 @@ impl Default for MeshConfig {
             root_namespace: names::SYSTEM_NAMESPACE.into(),
             discovery_selectors: Vec::new(),
             trusted_node_accounts: Vec::new(),
-            access_log: AccessLog::default(),
             providers: Providers::default(),
+            logs: Vec::new(),
+            tracing: Tracing::default(),
         }
     }
 }
@@ -116,8 +110,11 @@ fn read(yaml: &str, findings: &mut Vec<Finding>) -> Option<MeshConfig> {
     if let Some(value) = keys.remove("ambit").filter(|v| !v.is_null()) {
         config.trusted_node_accounts = own_section(value, findings);
     }
-    config.access_log = access_log(&mut keys, findings);
     config.providers = extension_providers(&mut keys, findings);
+    let on = access_log(&mut keys, &mut config.providers.built_in, findings);
+    let defaults = DefaultProviders::read(&mut keys, findings);
+    config.logs = defaults.logs(on, &config.providers, findings);
+    config.tracing = defaults.tracing(&mut keys, &config.providers, findings);
     for key in keys.keys().filter(|k| NOT_HONOURED.contains(&k.as_str())) {
         let message = "it has no effect: whom the mesh trusts and what it shares stays as it is";
         findings.push(Finding::new(
@@ -154,25 +151,18 @@ fn extension_providers(keys: &mut Map<String, Value>, findings: &mut Vec<Finding
     })
 }
 
-fn access_log(keys: &mut Map<String, Value>, findings: &mut Vec<Finding>) -> AccessLog {
-    let mut read = |key: &str| match keys.remove(key) {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text,
-        Some(other) => {
-            findings.push(invalid(key, &format!("{other} is no text")));
-            String::new()
-        }
-    };
-    let log = AccessLog {
-        file: read("accessLogFile"),
-        encoding: read("accessLogEncoding"),
-        format: read("accessLogFormat"),
-    };
-    if !["", "TEXT", "JSON"].contains(&log.encoding.as_str()) {
-        let message = format!("{:?} is neither TEXT nor JSON", log.encoding);
-        findings.push(invalid("accessLogEncoding", &message));
-    }
-    if !["", "/dev/stdout"].contains(&log.file.as_str()) {
+/// How the built-in provider writes (`accessLogEncoding`, `accessLogFormat`), and whether it is on
+/// (`accessLogFile`).
+fn access_log(
+    keys: &mut Map<String, Value>,
+    built_in: &mut LogProvider,
+    findings: &mut Vec<Finding>,
+) -> bool {
+    let mut read = |key: &str| plain_text(key, keys.remove(key), findings).unwrap_or_default();
+    let file = read("accessLogFile");
+    let encoding = read("accessLogEncoding");
+    let format = read("accessLogFormat");
+    if !["", "/dev/stdout"].contains(&file.as_str()) {
         let message = "waypoints write to standard output, whichever file is named";
         findings.push(Finding::new(
             Code::MeshConfigNotHonoured,
@@ -180,7 +170,133 @@ fn access_log(keys: &mut Map<String, Value>, findings: &mut Vec<Finding>) -> Acc
             message,
         ));
     }
-    log
+    built_in.format = match (encoding.as_str(), format.as_str()) {
+        ("" | "TEXT", format) => LogFormat::Text(format.into()),
+        ("JSON", "") => LogFormat::Json(Vec::new()),
+        ("JSON", format) => {
+            let fields = serde_json::from_str(format).map_err(|e| e.to_string());
+            let fields = fields.and_then(|fields| providers::json_format(&fields));
+            LogFormat::Json(fields.unwrap_or_else(|e| {
+                findings.push(invalid("accessLogFormat", &e));
+                Vec::new()
+            }))
+        }
+        (other, _) => {
+            let message = format!("{other:?} is neither TEXT nor JSON");
+            findings.push(invalid("accessLogEncoding", &message));
+            LogFormat::Text("".into())
+        }
+    };
+    !file.is_empty()
+}
+
+/// `defaultProviders`: names of those that are told where nobody says more.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct DefaultProviders {
+    tracing: Vec<String>,
+    access_logging: Vec<String>,
+}
+
+/// What of `defaultConfig.tracing` counts.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct DefaultTracing {
+    sampling: Option<f64>,
+    zipkin: Option<DefaultZipkin>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct DefaultZipkin {
+    address: String,
+}
+
+impl DefaultProviders {
+    fn read(keys: &mut Map<String, Value>, findings: &mut Vec<Finding>) -> Self {
+        let value = keys.remove("defaultProviders").filter(|v| !v.is_null());
+        let read = value.map(serde_json::from_value).transpose();
+        read.unwrap_or_else(|e| {
+            findings.push(invalid("defaultProviders", &one_line(&e)));
+            None
+        })
+        .unwrap_or_default()
+    }
+
+    /// Where access logs go: to those that are named here, or else to the file.
+    fn logs(
+        &self,
+        on: bool,
+        providers: &Providers,
+        findings: &mut Vec<Finding>,
+    ) -> Vec<LogProvider> {
+        let mut logs = Vec::new();
+        for name in &self.access_logging {
+            match providers.log(name) {
+                Some(provider) => logs.push(provider.clone()),
+                None => findings.push(no_provider("defaultProviders.accessLogging", name)),
+            }
+        }
+        if on && self.access_logging.is_empty() {
+            logs.push(providers.built_in.clone());
+        }
+        logs
+    }
+
+    /// Where spans go, and how many: to the one that is named here, or else to Zipkin's address.
+    fn tracing(
+        &self,
+        keys: &mut Map<String, Value>,
+        providers: &Providers,
+        findings: &mut Vec<Finding>,
+    ) -> Tracing {
+        let off = keys.get("enableTracing") == Some(&Value::Bool(false));
+        let config = keys.get("defaultConfig").and_then(|v| v.get("tracing"));
+        let config = config.map(DefaultTracing::deserialize).transpose();
+        let config = config.unwrap_or_else(|e| {
+            findings.push(invalid("defaultConfig.tracing", &one_line(&e)));
+            None
+        });
+        let config = config.unwrap_or_default();
+        let mut tracing = Tracing {
+            sampling: config.sampling.map(telemetry::share),
+            ..Tracing::default()
+        };
+        if let Some(name) = self.tracing.first() {
+            tracing.provider = providers.trace(name).cloned();
+            if tracing.provider.is_none() {
+                findings.push(no_provider("defaultProviders.tracing", name));
+            }
+        } else if let Some(zipkin) = config.zipkin.filter(|_| !off) {
+            match providers::zipkin_at(&zipkin.address) {
+                Ok(provider) => tracing.provider = Some(provider),
+                Err(e) => findings.push(no_collector(&e)),
+            }
+        }
+        tracing
+    }
+}
+
+fn no_provider(key: &str, name: &str) -> Finding {
+    let message = format!("no provider of extensionProviders that could do it is called {name:?}");
+    Finding::new(Code::UnusableProvider, key, message)
+}
+
+fn no_collector(why: &str) -> Finding {
+    let key = "defaultConfig.tracing.zipkin.address";
+    Finding::new(Code::UnusableProvider, key, why)
+}
+
+/// A text, or nothing.
+fn plain_text(key: &str, value: Option<Value>, findings: &mut Vec<Finding>) -> Option<String> {
+    match value {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(text),
+        Some(other) => {
+            findings.push(invalid(key, &format!("{other} is no text")));
+            None
+        }
+    }
 }
 
 fn text(key: &str, value: Value, findings: &mut Vec<Finding>) -> Option<Text> {
@@ -273,7 +389,6 @@ const OTHER_ISTIO_KEYS: &[&str] = &[
     "defaultConfig",
     "defaultDestinationRuleExportTo",
     "defaultHttpRetryPolicy",
-    "defaultProviders",
     "defaultServiceExportTo",
     "defaultTrafficPolicy",
     "defaultVirtualServiceExportTo",
@@ -345,12 +460,45 @@ mod tests {
     #[test]
     fn the_access_log() {
         let (config, findings) = parse("accessLogFile: /dev/stdout\naccessLogEncoding: JSON\n");
-        let log = config.unwrap().access_log;
-        assert_eq!((&*log.file, &*log.encoding), ("/dev/stdout", "JSON"));
+        let logs = config.unwrap().logs;
+        assert_eq!(logs.len(), 1);
+        assert_eq!(logs[0].format, LogFormat::Json(Vec::new()));
         assert_eq!(findings, vec![]);
+        let (config, _) = parse("accessLogFormat: \"%PROTOCOL%\"\n");
+        let config = config.unwrap();
+        assert_eq!(config.logs, vec![]);
+        let built_in = config.providers.log("envoy").unwrap();
+        assert_eq!(built_in.format, LogFormat::Text("%PROTOCOL%".into()));
+        let bad = "accessLogFile: /dev/stdout\naccessLogEncoding: JSON\naccessLogFormat: \"{\"\n";
+        assert!(parse(bad).0.is_none());
         let (_, findings) = parse("accessLogFile: /var/log/a\n");
         assert_eq!(codes(&findings), [Code::MeshConfigNotHonoured]);
         assert!(parse("accessLogEncoding: XML\n").0.is_none());
+    }
+
+    #[test]
+    fn who_is_told_where_nobody_says_more() {
+        let (config, findings) = parse(
+            "extensionProviders:\n\
+             - name: otel\n  opentelemetry: {service: c.o.svc.cluster.local, port: 4317}\n\
+             - name: als\n  envoyOtelAls: {service: c.o.svc.cluster.local, port: 4317}\n\
+             defaultProviders: {tracing: [otel], accessLogging: [als, envoy], metrics: [prometheus]}\n\
+             accessLogFile: /dev/stdout\ndefaultConfig: {tracing: {sampling: 12.5}}\n",
+        );
+        let config = config.unwrap();
+        assert_eq!(findings, vec![]);
+        let names: Vec<_> = config.logs.iter().map(|log| &*log.name).collect();
+        assert_eq!(names, ["als", "envoy"]);
+        assert_eq!(config.tracing.sampling, Some(1250));
+        assert_eq!(&*config.tracing.provider.unwrap().name, "otel");
+        let (config, findings) = parse("defaultProviders: {tracing: [a], accessLogging: [b]}\n");
+        assert!(config.is_some());
+        assert_eq!(codes(&findings), [Code::UnusableProvider; 2]);
+        let zipkin = "defaultConfig: {tracing: {zipkin: {address: \"z.o.svc.cluster.local:1\"}}}\n";
+        let provider = |yaml: &str| parse(yaml).0.unwrap().tracing.provider;
+        assert_eq!(provider(zipkin).unwrap().collector.port, 1);
+        assert_eq!(provider(&format!("{zipkin}enableTracing: false\n")), None);
+        assert!(parse("defaultProviders: [a]\n").0.is_none());
     }
 
     #[test]

@@ -1,139 +1,150 @@
-//! `meshConfig.extensionProviders` → the providers that `CUSTOM` policies name.
+//! `meshConfig.extensionProviders` → the providers that policies and telemetry name.
+
+mod check;
+mod telemetry;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use ambit_model::Text;
-use ambit_model::access::{CheckProtocol, HttpCheck, Provider, ShownBody, string_match};
-use ambit_model::policy::StringMatch;
+use ambit_model::access::Provider;
 use ambit_model::service::NamespacedHostname;
+use ambit_model::telemetry::{LogFormat, LogProvider, TraceProvider};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Longest wait for an answer where nobody says another (Istio's default).
-const TIMEOUT: Duration = Duration::from_secs(600);
-/// The status of a request about which there is no answer.
-const STATUS_ON_ERROR: u16 = 403;
+pub(crate) use telemetry::{json_format, zipkin_at};
 
-/// Providers by name.
-pub type Providers = BTreeMap<Text, Provider>;
-
-/// Kinds of providers that nobody is asked about requests with.
+/// Kinds of Istio's that nothing here makes use of.
 const OTHER_KINDS: &[&str] = &[
     "datadog",
-    "envoyFileAccessLog",
     "envoyHttpAls",
-    "envoyOtelAls",
     "envoyTcpAls",
     "lightstep",
     "opencensus",
-    "opentelemetry",
-    "prometheus",
     "sds",
     "skywalking",
     "stackdriver",
-    "zipkin",
 ];
 
-/// `envoyExtAuthzGrpc`, and what it has in common with `envoyExtAuthzHttp`.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Common {
-    service: String,
-    port: u32,
-    timeout: String,
-    fail_open: bool,
-    status_on_error: String,
-    include_request_body_in_check: Option<Body>,
+/// Name of the provider that writes to standard output without being listed.
+const BUILT_IN: &str = "envoy";
+
+/// Providers by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Providers {
+    all: BTreeMap<Text, AnyProvider>,
+    /// `envoy`, unless another is called so.
+    pub(crate) built_in: LogProvider,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Body {
-    max_request_bytes: u32,
-    allow_partial_message: bool,
-    pack_as_bytes: bool,
+impl Default for Providers {
+    fn default() -> Self {
+        Self {
+            all: BTreeMap::new(),
+            built_in: LogProvider {
+                name: BUILT_IN.into(),
+                format: LogFormat::Text("".into()),
+                collector: None,
+            },
+        }
+    }
 }
 
-/// The rest of `envoyExtAuthzHttp`.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Http {
-    path_prefix: String,
-    include_headers_in_check: Vec<String>,
-    include_request_headers_in_check: Vec<String>,
-    include_additional_headers_in_check: BTreeMap<String, String>,
-    headers_to_upstream_on_allow: Vec<String>,
-    headers_to_downstream_on_allow: Vec<String>,
-    headers_to_downstream_on_deny: Vec<String>,
+/// A provider of some kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum AnyProvider {
+    /// Is asked about requests.
+    Check(Provider),
+    /// Gets access logs.
+    Log(LogProvider),
+    /// Gets spans.
+    Trace(TraceProvider),
+    /// Fetches metrics.
+    Prometheus,
+    /// Is of a kind that nothing here makes use of.
+    Other,
+}
+
+impl Providers {
+    /// Who is asked about requests.
+    pub fn check(&self, name: &str) -> Option<&Provider> {
+        match self.all.get(name)? {
+            AnyProvider::Check(provider) => Some(provider),
+            _ => None,
+        }
+    }
+
+    /// Who gets access logs.
+    pub fn log(&self, name: &str) -> Option<&LogProvider> {
+        match self.all.get(name) {
+            Some(AnyProvider::Log(provider)) => Some(provider),
+            None if name == BUILT_IN => Some(&self.built_in),
+            _ => None,
+        }
+    }
+
+    /// Who gets spans.
+    pub fn trace(&self, name: &str) -> Option<&TraceProvider> {
+        match self.all.get(name)? {
+            AnyProvider::Trace(provider) => Some(provider),
+            _ => None,
+        }
+    }
+
+    /// Whether metrics are fetched by a provider of this name: `prometheus` is always there.
+    pub fn is_prometheus(&self, name: &str) -> bool {
+        match self.all.get(name) {
+            Some(provider) => *provider == AnyProvider::Prometheus,
+            None => name == "prometheus",
+        }
+    }
 }
 
 /// Reads the list. `found` gets what is wrong with an entry, which is left out then.
 pub fn parse(list: &[Value], mut found: impl FnMut(usize, String)) -> Providers {
-    let mut providers = Providers::new();
+    let mut providers = Providers::default();
     for (number, entry) in list.iter().enumerate() {
         match one(entry) {
-            Ok(None) => {}
-            Ok(Some((name, provider))) => drop(providers.insert(name, provider)),
+            Ok((name, provider)) => drop(providers.all.insert(name, provider)),
             Err(why) => found(number, why),
         }
     }
     providers
 }
 
-fn one(entry: &Value) -> Result<Option<(Text, Provider)>, String> {
+fn one(entry: &Value) -> Result<(Text, AnyProvider), String> {
     let entry = entry.as_object().ok_or("it is no map of keys and values")?;
     let name = entry.get("name").and_then(Value::as_str);
     let name = name
         .filter(|name| !name.is_empty())
         .ok_or("it has no name")?;
-    let kinds = || entry.keys().filter(|key| *key != "name");
-    let provider = match kinds().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["envoyExtAuthzGrpc"] => provider(&entry["envoyExtAuthzGrpc"], |_| Ok(CheckProtocol::Grpc)),
-        ["envoyExtAuthzHttp"] => provider(&entry["envoyExtAuthzHttp"], |settings| {
-            Ok(CheckProtocol::Http(Box::new(http(read(settings)?))))
-        }),
-        [other] if OTHER_KINDS.contains(&other) => return Ok(None),
-        [other] => Err(format!("{other} is no kind of provider")),
-        [] => Err("it says nothing but its name".to_owned()),
-        _ => Err("it is of more than one kind".to_owned()),
+    let mut kinds = entry.iter().filter(|(key, _)| *key != "name");
+    let (kind, settings) = kinds.next().ok_or("it says nothing but its name")?;
+    if kinds.next().is_some() {
+        return Err("it is of more than one kind".to_owned());
+    }
+    let provider = match kind.as_str() {
+        "envoyExtAuthzGrpc" => check::over_grpc(settings).map(AnyProvider::Check),
+        "envoyExtAuthzHttp" => check::over_http(settings).map(AnyProvider::Check),
+        "envoyFileAccessLog" => telemetry::file(name, settings).map(AnyProvider::Log),
+        "envoyOtelAls" => telemetry::otel_log(name, settings).map(AnyProvider::Log),
+        "opentelemetry" => telemetry::opentelemetry(name, settings).map(AnyProvider::Trace),
+        "zipkin" => telemetry::zipkin(name, settings).map(AnyProvider::Trace),
+        "prometheus" => Ok(AnyProvider::Prometheus),
+        other if OTHER_KINDS.contains(&other) => Ok(AnyProvider::Other),
+        other => Err(format!("{other} is no kind of provider")),
     };
     let provider = provider.map_err(|why| format!("{name}: {why}"))?;
-    Ok(Some((name.into(), provider)))
+    Ok((name.into(), provider))
 }
 
 fn read<T: for<'de> Deserialize<'de>>(settings: &Value) -> Result<T, String> {
     T::deserialize(settings).map_err(|e| e.to_string())
 }
 
-fn provider(
-    settings: &Value,
-    protocol: impl FnOnce(&Value) -> Result<CheckProtocol, String>,
-) -> Result<Provider, String> {
-    let common: Common = read(settings)?;
-    let port = u16::try_from(common.port).ok().filter(|port| *port != 0);
-    let timeout = match common.timeout.as_str() {
-        "" => Some(TIMEOUT),
-        text => crate::durations::parse(text).filter(|time| !time.is_zero()),
-    };
-    let status = match common.status_on_error.as_str() {
-        "" => Some(STATUS_ON_ERROR),
-        text => text.parse().ok().filter(|code| (100..600).contains(code)),
-    };
-    Ok(Provider {
-        service: service(&common.service)?,
-        port: port.ok_or_else(|| format!("port {} is none", common.port))?,
-        timeout: timeout.ok_or_else(|| format!("timeout {:?} is none", common.timeout))?,
-        fail_open: common.fail_open,
-        status_on_error: status
-            .ok_or_else(|| format!("statusOnError {:?} is none", common.status_on_error))?,
-        body: common.include_request_body_in_check.map(|body| ShownBody {
-            max_bytes: body.max_request_bytes,
-            partial: body.allow_partial_message,
-            raw: body.pack_as_bytes,
-        }),
-        protocol: protocol(settings)?,
-    })
+fn port(number: u32) -> Result<u16, String> {
+    let port = u16::try_from(number).ok().filter(|port| *port != 0);
+    port.ok_or_else(|| format!("port {number} is none"))
 }
 
 /// `namespace/host`, or the host name of a Kubernetes service, which names its namespace.
@@ -152,33 +163,13 @@ fn service(text: &str) -> Result<NamespacedHostname, String> {
     }
 }
 
-fn http(settings: Http) -> HttpCheck {
-    let names = |list: Vec<String>| -> Vec<StringMatch> {
-        list.iter()
-            .map(|name| string_match(&name.to_ascii_lowercase()))
-            .collect()
-    };
-    let mut request_headers = settings.include_request_headers_in_check;
-    // The older name of the same; the newer one goes before it.
-    if request_headers.is_empty() {
-        request_headers = settings.include_headers_in_check;
-    }
-    let additional = settings.include_additional_headers_in_check.into_iter();
-    HttpCheck {
-        path_prefix: settings.path_prefix.into(),
-        request_headers: names(request_headers),
-        additional_headers: additional
-            .map(|(name, value)| (name.to_ascii_lowercase().into(), value.into()))
-            .collect(),
-        to_backend: names(settings.headers_to_upstream_on_allow),
-        to_client_on_allow: names(settings.headers_to_downstream_on_allow),
-        to_client_on_deny: names(settings.headers_to_downstream_on_deny),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use ambit_model::access::{CheckProtocol, HttpCheck};
+    use ambit_model::telemetry::{CollectorProtocol, Context};
     use serde_json::json;
 
     fn parsed(list: Value) -> (Providers, Vec<String>) {
@@ -200,15 +191,15 @@ mod tests {
                 "headersToUpstreamOnAllow": ["authorization"],
                 "includeRequestBodyInCheck": {"maxRequestBytes": 10, "allowPartialMessage": true},
             }},
-            {"name": "zipkin", "zipkin": {"service": "z", "port": 1}},
+            {"name": "sw", "skywalking": {"service": "z", "port": 1}},
         ]));
         // A port is a number in Istio's API.
         assert_eq!(found.len(), 1, "{found:?}");
-        let grpc = &providers["grpc"];
+        let grpc = providers.check("grpc").unwrap();
         assert_eq!(grpc.service.namespace, "foo".into());
         assert_eq!(grpc.timeout, Duration::from_millis(250));
         assert_eq!((grpc.status_on_error, grpc.fail_open), (403, false));
-        assert_eq!(providers.len(), 1);
+        assert!(providers.check("http").is_none());
     }
 
     #[test]
@@ -218,7 +209,7 @@ mod tests {
             "includeRequestHeadersInCheck": ["X-Ext-Authz", "x-b3-*"],
         }}]));
         assert_eq!(found, Vec::<String>::new());
-        let CheckProtocol::Http(http) = &providers["http"].protocol else {
+        let CheckProtocol::Http(http) = &providers.check("http").unwrap().protocol else {
             panic!("it is one of HTTP")
         };
         assert!(HttpCheck::lists(&http.request_headers, "x-ext-authz"));
@@ -245,8 +236,92 @@ mod tests {
             ),
         ] {
             let (providers, found) = parsed(json!([entry]));
-            assert!(providers.is_empty());
+            assert_eq!(providers, Providers::default());
             assert!(found[0].contains(why), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn who_gets_logs_and_spans() {
+        let (providers, found) = parsed(json!([
+            {"name": "file", "envoyFileAccessLog": {"path": "/dev/stdout", "logFormat": {
+                "labels": {"code": "%RESPONSE_CODE%"},
+            }}},
+            {"name": "als", "envoyOtelAls": {
+                "service": "collector.o11y.svc.cluster.local", "port": 4317,
+                "logFormat": {"text": "%PROTOCOL%", "labels": {"a": "b"}},
+            }},
+            {"name": "otel", "opentelemetry": {
+                "service": "collector.o11y.svc.cluster.local", "port": 4317,
+            }},
+            {"name": "otel-http", "opentelemetry": {
+                "service": "collector.o11y.svc.cluster.local", "port": 4318, "maxTagLength": 10,
+                "http": {"path": "/v1/traces", "timeout": "1s", "headers": [
+                    {"name": "X-Key", "value": "secret"},
+                ]},
+            }},
+            {"name": "zipkin", "zipkin": {
+                "service": "zipkin.o11y.svc.cluster.local", "port": 9411,
+                "traceContextOption": "USE_B3_WITH_W3C_PROPAGATION",
+            }},
+            {"name": "prom", "prometheus": {}},
+        ]));
+        assert_eq!(found, Vec::<String>::new());
+        let pairs = |key: &str, value: &str| vec![(key.into(), value.into())];
+        let file = providers.log("file").unwrap();
+        assert_eq!(
+            file.format,
+            LogFormat::Json(pairs("code", "%RESPONSE_CODE%"))
+        );
+        let als = providers.log("als").unwrap();
+        let protocol = |collector: &ambit_model::telemetry::Collector| collector.protocol.clone();
+        assert_eq!(
+            protocol(als.collector.as_ref().unwrap()),
+            CollectorProtocol::OtlpGrpc
+        );
+        let otel = providers.trace("otel").unwrap();
+        assert_eq!(protocol(&otel.collector), CollectorProtocol::OtlpGrpc);
+        assert_eq!((otel.context, otel.max_tag_length), (Context::W3c, 256));
+        let http = providers.trace("otel-http").unwrap();
+        let wanted = CollectorProtocol::OtlpHttp("/v1/traces".into());
+        assert_eq!(protocol(&http.collector), wanted);
+        assert_eq!(http.collector.headers, pairs("x-key", "secret"));
+        assert_eq!(http.collector.timeout, Duration::from_secs(1));
+        let zipkin = providers.trace("zipkin").unwrap();
+        assert_eq!(zipkin.context, Context::B3AndW3c);
+        assert!(providers.is_prometheus("prom") && providers.is_prometheus("prometheus"));
+        assert!(!providers.is_prometheus("otel"));
+    }
+
+    #[test]
+    fn collectors_that_cannot_be_told_anything() {
+        let service = "a.b.svc.cluster.local";
+        for (kind, settings, why) in [
+            ("opentelemetry", json!({"port": 1}), "service"),
+            ("zipkin", json!({"service": service}), "port"),
+            (
+                "zipkin",
+                json!({"service": service, "port": 1, "path": "x"}),
+                "path",
+            ),
+            (
+                "opentelemetry",
+                json!({"service": service, "port": 1, "http": {"path": "/a", "headers": [{"name": "a b"}]}}),
+                "header",
+            ),
+            (
+                "opentelemetry",
+                json!({"service": service, "port": 1, "http": {"path": "/"}, "grpc": {}}),
+                "both",
+            ),
+            (
+                "envoyFileAccessLog",
+                json!({"path": "/var/log/x"}),
+                "standard output",
+            ),
+        ] {
+            let (_, found) = parsed(json!([{"name": "p", kind: settings}]));
+            assert!(found.first().is_some_and(|f| f.contains(why)), "{found:?}");
         }
     }
 }

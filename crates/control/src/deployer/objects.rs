@@ -272,15 +272,7 @@ impl Maker<'_> {
             self.gateway.key.namespace, self.name
         );
         let network = self.infrastructure.labels.get(labels::NETWORK);
-        let log = &self.mesh.access_log;
-        let log = [
-            ("ACCESS_LOG_FILE", &log.file),
-            ("ACCESS_LOG_ENCODING", &log.encoding),
-            ("ACCESS_LOG_FORMAT", &log.format),
-        ];
-        let log = log.into_iter().filter(|(_, text)| !text.is_empty());
-        let log: Vec<Value> = log.map(|(name, text)| value(name, text)).collect();
-        let mut all = json!([
+        json!([
             field("POD_NAME", "metadata.name"),
             field("POD_NAMESPACE", "metadata.namespace"),
             field("INSTANCE_IP", "status.podIP"),
@@ -300,11 +292,7 @@ impl Maker<'_> {
             value("ISTIO_META_OWNER", &owner),
             value("ISTIO_META_MESH_ID", &self.mesh.trust_domain),
             value("TRUST_DOMAIN", &self.mesh.trust_domain),
-        ]);
-        if let Value::Array(all) = &mut all {
-            all.extend(log);
-        }
-        all
+        ])
     }
 }
 

@@ -7,6 +7,7 @@ use ambit_translate::authentications::{AuthenticationFacts, KeySource};
 use ambit_translate::labels::selects;
 use ambit_translate::peer_authentication::{Level, PeerFacts};
 use ambit_translate::policies::{self, PolicyFacts};
+use ambit_translate::telemetry::{self, TelemetryFacts};
 use ambit_translate::traffic::{self, TrafficFacts};
 use ambit_translate::workloads::endpoint_uid;
 use ambit_translate::{
@@ -29,6 +30,9 @@ impl Engine {
             Change::Peer(key, observed) => self.peer(key, observed),
             Change::Authentication(key, observed) => self.authentication(key, observed),
             Change::Traffic(key, facts) => self.traffic(key, facts.map(|facts| *facts), output),
+            Change::Telemetry(key, facts) => {
+                self.telemetry(key, facts.map(|facts| *facts), output);
+            }
             Change::Keys(source, keys) => self.keys(source, keys),
             Change::Class(name, observed) => self.class(name, observed),
             Change::Gateway(key, observed) => self.gateway(key, observed),
@@ -301,6 +305,21 @@ impl Engine {
         }
     }
 
+    fn telemetry(&mut self, key: ObjectKey, facts: Option<TelemetryFacts>, output: &mut Output) {
+        if let Some(facts) = &facts {
+            let findings = telemetry::translate(&self.tables.mesh, facts).findings;
+            let findings = findings.into_iter().map(|finding| (key.clone(), finding));
+            output.findings.extend(findings);
+        }
+        let old = match facts.clone() {
+            Some(new) => self.tables.telemetry.insert(key.clone(), new),
+            None => self.tables.telemetry.remove(&key),
+        };
+        if old != facts {
+            self.dirty.telemetry.insert(key);
+        }
+    }
+
     /// Keys have been fetched, for the first time or anew.
     fn keys(&mut self, source: KeySource, keys: Text) {
         let authentications = self.tables.authentications.iter();
@@ -357,8 +376,11 @@ impl Engine {
         let mut mesh = tables.settings.mesh.clone();
         mesh.trust_domain = tables.config.trust_domain.clone();
         mesh.root_namespace = tables.config.root_namespace.clone();
-        mesh.access_log = tables.config.access_log.clone();
         mesh.providers = tables.config.providers.clone();
+        mesh.logs = tables.config.logs.clone();
+        let sampling = mesh.tracing.sampling;
+        mesh.tracing = tables.config.tracing.clone();
+        mesh.tracing.sampling = mesh.tracing.sampling.or(sampling);
         if let Some(system) = tables.namespaces.get(&tables.settings.system_namespace) {
             mesh.network = system.network();
         }

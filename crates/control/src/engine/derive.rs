@@ -8,6 +8,7 @@ use ambit_translate::authentications::{self, AuthenticationFacts, Authentication
 use ambit_translate::labels::selects;
 use ambit_translate::peer_authentication::{self as peers, Candidates};
 use ambit_translate::services::service;
+use ambit_translate::telemetry;
 use ambit_translate::traffic;
 use ambit_translate::workloads::{
     PodInput, Serves, endpoint_uid, endpoint_workload, pod_uid, pod_workload,
@@ -66,6 +67,13 @@ impl Engine {
         output.l7.extend(authentications);
         let traffic = dirty.traffic.iter().map(|key| tables.derive_traffic(key));
         output.l7.extend(traffic);
+        if dirty.mesh_telemetry {
+            let mesh = telemetry::of_mesh(&tables.mesh);
+            output.l7.push(L7Change::Telemetry(Box::new(mesh)));
+        }
+        let telemetry = dirty.telemetry.iter();
+        let telemetry = telemetry.map(|key| tables.derive_telemetry(key));
+        output.l7.extend(telemetry);
         let routes = dirty.routes.iter().map(|key| tables.derive_route(key));
         output.l7.extend(routes);
     }
@@ -81,6 +89,8 @@ impl Dirty {
         self.authentications
             .extend(tables.authentications.keys().cloned());
         self.traffic.extend(tables.traffic.keys().cloned());
+        self.telemetry.extend(tables.telemetry.keys().cloned());
+        self.mesh_telemetry = true;
         self.routes.extend(tables.routes.keys().cloned());
         self.static_strict = true;
     }
@@ -229,6 +239,16 @@ impl Tables {
         match translated.and_then(|translation| translation.policy) {
             Some(policy) => L7Change::Traffic(Box::new(policy)),
             None => L7Change::TrafficGone(key.text()),
+        }
+    }
+
+    fn derive_telemetry(&self, key: &ObjectKey) -> L7Change {
+        let facts = self.telemetry.get(key);
+        let active = facts.filter(|facts| self.is_active(key, &facts.labels));
+        let translated = active.map(|facts| telemetry::translate(&self.mesh, facts));
+        match translated.and_then(|translation| translation.telemetry) {
+            Some(telemetry) => L7Change::Telemetry(Box::new(telemetry)),
+            None => L7Change::TelemetryGone(key.text()),
         }
     }
 

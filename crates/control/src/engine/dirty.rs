@@ -28,6 +28,10 @@ pub(super) struct Dirty {
     pub authentications: BTreeSet<ObjectKey>,
     /// How endpoints are chosen and spared.
     pub traffic: BTreeSet<ObjectKey>,
+    /// What is told about requests.
+    pub telemetry: BTreeSet<ObjectKey>,
+    /// What the mesh configuration says of it.
+    pub mesh_telemetry: bool,
     /// Other keys may be asked for.
     pub key_sources: bool,
     /// Routes.

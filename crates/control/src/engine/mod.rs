@@ -24,6 +24,7 @@ use ambit_kube_api::status::Condition;
 use ambit_model::access::AccessPolicy;
 use ambit_model::policy::Authorization;
 use ambit_model::route::Route;
+use ambit_model::telemetry::Telemetry;
 use ambit_model::token::Authentication;
 use ambit_model::traffic::TrafficPolicy;
 use ambit_model::{Service, Text, Workload};
@@ -31,6 +32,7 @@ use ambit_translate::authentications::{AuthenticationFacts, KeySource};
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::PolicyFacts;
 use ambit_translate::routes::RouteFacts;
+use ambit_translate::telemetry::TelemetryFacts;
 use ambit_translate::traffic::TrafficFacts;
 use ambit_translate::{
     ClassFacts, Finding, GatewayFacts, MeshConfig, NamespaceFacts, NodeFacts, ObjectKey, PodFacts,
@@ -68,6 +70,8 @@ pub enum Kind {
     RequestAuthentication,
     /// DestinationRules.
     DestinationRule,
+    /// Telemetries.
+    Telemetry,
     /// Classes of gateways.
     GatewayClass,
     /// Gateways.
@@ -86,7 +90,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 17] = [
         Kind::Namespace,
         Kind::Node,
         Kind::Pod,
@@ -96,6 +100,7 @@ impl Kind {
         Kind::PeerAuthentication,
         Kind::RequestAuthentication,
         Kind::DestinationRule,
+        Kind::Telemetry,
         Kind::GatewayClass,
         Kind::Gateway,
         Kind::HttpRoute,
@@ -117,6 +122,7 @@ impl Kind {
             Kind::PeerAuthentication => "PeerAuthentication",
             Kind::RequestAuthentication => "RequestAuthentication",
             Kind::DestinationRule => "DestinationRule",
+            Kind::Telemetry => "Telemetry",
             Kind::GatewayClass => "GatewayClass",
             Kind::Gateway => "Gateway",
             Kind::HttpRoute => "HTTPRoute",
@@ -149,6 +155,8 @@ pub enum Change {
     Authentication(ObjectKey, Option<Observed<AuthenticationFacts>>),
     /// A `DestinationRule`.
     Traffic(ObjectKey, Option<Box<TrafficFacts>>),
+    /// A `Telemetry`.
+    Telemetry(ObjectKey, Option<Box<TelemetryFacts>>),
     /// Keys of issuers, as they have been fetched.
     Keys(KeySource, Text),
     /// A class of gateways, with its status.
@@ -213,6 +221,10 @@ pub enum L7Change {
     Traffic(Box<TrafficPolicy>),
     /// The name of such an object that is gone.
     TrafficGone(Text),
+    /// What is told about requests.
+    Telemetry(Box<Telemetry>),
+    /// The name of such an object that is gone.
+    TelemetryGone(Text),
 }
 
 /// What follows from a batch of changes.

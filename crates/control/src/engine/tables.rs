@@ -16,6 +16,7 @@ use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::{AccessTranslation, PolicyFacts, Translation};
 use ambit_translate::routes::RouteFacts;
 use ambit_translate::scope::in_scope;
+use ambit_translate::telemetry::TelemetryFacts;
 use ambit_translate::traffic::TrafficFacts;
 use ambit_translate::{
     ClassFacts, GatewayFacts, Labels, Mesh, MeshConfig, NamespaceFacts, NodeFacts, ObjectKey,
@@ -97,6 +98,7 @@ pub(super) struct Tables {
     pub peers: BTreeMap<ObjectKey, PeerEntry>,
     pub authentications: BTreeMap<ObjectKey, AuthenticationEntry>,
     pub traffic: BTreeMap<ObjectKey, TrafficFacts>,
+    pub telemetry: BTreeMap<ObjectKey, TelemetryFacts>,
     /// Keys that have been fetched.
     pub keys: FetchedKeys,
     pub classes: BTreeMap<Text, ClassEntry>,
@@ -130,6 +132,7 @@ impl Tables {
             peers: BTreeMap::new(),
             authentications: BTreeMap::new(),
             traffic: BTreeMap::new(),
+            telemetry: BTreeMap::new(),
             keys: FetchedKeys::new(),
             classes: BTreeMap::new(),
             gateways: BTreeMap::new(),

@@ -5,6 +5,7 @@ use ambit_kube_api::gateway_api::{Gateway, HTTPRoute};
 use ambit_kube_api::{AuthorizationPolicy, status};
 use ambit_model::traffic::Balance;
 use ambit_model::workload::GatewayDestination;
+use ambit_translate::mesh_config;
 use serde_json::{Value, json};
 
 fn engine() -> Engine {
@@ -351,4 +352,37 @@ fn traffic_policies_come_change_and_go() {
     assert_eq!(output.findings.len(), 1, "what has no effect is said");
     assert_eq!(sent(output), Some(Balance::LeastRequest));
     assert_eq!(sent(engine.apply([Change::Traffic(key(), None)])), None);
+}
+
+/// What the mesh configuration says of access logs and traces is sent as an object of its own.
+#[test]
+fn what_is_told_of_requests_is_sent_to_waypoints() {
+    let mut engine = engine();
+    let object = |namespace: &str, disabled: bool| {
+        let object = json!({
+            "metadata": {"name": "t", "namespace": namespace},
+            "spec": {"accessLogging": [{"providers": [{"name": "envoy"}], "disabled": disabled}]},
+        });
+        let facts = TelemetryFacts::of(&serde_json::from_value(object).unwrap());
+        Change::Telemetry(ObjectKey::new(namespace, "t"), Some(Box::new(facts)))
+    };
+    let sent = |output: &Output| match &output.l7[..] {
+        [L7Change::Telemetry(telemetry)] => (telemetry.key(), telemetry.logs[0].disabled),
+        other => panic!("{other:?}"),
+    };
+    let output = engine.apply([object("shop", true)]);
+    assert_eq!(sent(&output), ("shop/t".into(), true));
+    assert!(engine.apply([object("shop", true)]).l7.is_empty());
+    let (config, _) = mesh_config::parse("accessLogFile: /dev/stdout\n");
+    let output = engine.apply([Change::MeshConfig(config.unwrap())]);
+    let of_mesh = output.l7.iter().find_map(|change| match change {
+        L7Change::Telemetry(telemetry) if telemetry.namespace.is_empty() => Some(telemetry),
+        _ => None,
+    });
+    let of_mesh = of_mesh.unwrap();
+    assert_eq!(&*of_mesh.logs[0].providers[0].name, "envoy");
+    assert_eq!(of_mesh.tracing[0].sampling, Some(100));
+    let gone = Change::Telemetry(ObjectKey::new("shop", "t"), None);
+    let output = engine.apply([gone]);
+    assert!(matches!(&output.l7[..], [L7Change::TelemetryGone(name)] if **name == *"shop/t"));
 }

@@ -30,8 +30,10 @@ pub(super) struct Definition {
     pub component: &'static str,
     /// Columns that `kubectl get` shows: name, type, path, description.
     pub columns: &'static [(&'static str, &'static str, &'static str, &'static str)],
-    /// Versions, the stored one first; all are served, and all are alike.
+    /// Versions; all are served, and all are alike.
     pub versions: &'static [&'static str],
+    /// The version that is stored.
+    pub stored: &'static str,
 }
 
 /// The column with the age of an object.
@@ -111,7 +113,7 @@ impl Definition {
         CustomResourceDefinitionVersion {
             name: name.to_owned(),
             served: true,
-            storage: self.versions.first() == Some(&name),
+            storage: self.stored == name,
             additional_printer_columns: (!self.columns.is_empty()).then(|| columns.collect()),
             schema: Some(CustomResourceValidation {
                 open_api_v3_schema: Some(schema.clone()),

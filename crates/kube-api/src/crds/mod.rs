@@ -16,6 +16,7 @@ use crate::security::{
     AuthorizationPolicy, AuthorizationPolicySpec, PeerAuthentication, PeerAuthenticationSpec,
     RequestAuthentication, RequestAuthenticationSpec,
 };
+use crate::telemetry::{Telemetry, TelemetrySpec};
 use definition::{AGE, Definition, GatewayDefinition};
 
 /// Where the generated files are kept, relative to the top of the source tree.
@@ -52,6 +53,7 @@ const AUTHORIZATION_POLICY: Definition = Definition {
         AGE,
     ],
     versions: &["v1", "v1beta1"],
+    stored: "v1",
 };
 
 const DESTINATION_RULE: Definition = Definition {
@@ -69,6 +71,7 @@ const DESTINATION_RULE: Definition = Definition {
         AGE,
     ],
     versions: &["v1", "v1alpha3", "v1beta1"],
+    stored: "v1",
 };
 
 const PEER_AUTHENTICATION: Definition = Definition {
@@ -86,6 +89,7 @@ const PEER_AUTHENTICATION: Definition = Definition {
         AGE,
     ],
     versions: &["v1", "v1beta1"],
+    stored: "v1",
 };
 
 const REQUEST_AUTHENTICATION: Definition = Definition {
@@ -95,6 +99,17 @@ const REQUEST_AUTHENTICATION: Definition = Definition {
     component: "security",
     columns: &[],
     versions: &["v1", "v1beta1"],
+    stored: "v1",
+};
+
+const TELEMETRY: Definition = Definition {
+    description: "What is told about traffic.",
+    short_name: "telemetry",
+    category: "telemetry-istio-io",
+    component: "telemetry",
+    columns: &[AGE],
+    versions: &["v1", "v1alpha1"],
+    stored: "v1alpha1",
 };
 
 /// All definitions, in the order of their names.
@@ -104,6 +119,7 @@ pub fn all() -> Result<Vec<CustomResourceDefinition>, CrdError> {
         DESTINATION_RULE.build::<DestinationRule, DestinationRuleSpec>()?,
         PEER_AUTHENTICATION.build::<PeerAuthentication, PeerAuthenticationSpec>()?,
         REQUEST_AUTHENTICATION.build::<RequestAuthentication, RequestAuthenticationSpec>()?,
+        TELEMETRY.build::<Telemetry, TelemetrySpec>()?,
     ])
 }
 

@@ -12,19 +12,17 @@ use ambit_proto::auth::{
     attribute_context::{HttpRequest, Peer, Request as Asked},
     check_response::HttpResponse,
 };
-use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
-use prost::Message;
+use bytes::Bytes;
+use http::{HeaderValue, Request, StatusCode, Version, header};
 
 use super::{Answer, Changes, Denial, Header, Shown};
 use crate::body::Body;
+use crate::grpc;
 use crate::serve::Inbound;
 
 const METHOD: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// `HeaderValueOption.HeaderAppendAction`: in the place of others.
 const OVERWRITE: [i32; 2] = [2, 3];
-/// A flag for compression, and the length of the message.
-const PREFIX: usize = 5;
 
 pub(super) async fn ask(
     inbound: &Inbound,
@@ -39,49 +37,18 @@ pub(super) async fn ask(
     if head.status() != StatusCode::OK {
         return Err(format!("it answered {}", head.status()));
     }
-    status(body.trailers().unwrap_or(head.headers()))?;
-    let message = message_of(&body.to_bytes())?;
-    Ok(answer(message))
+    grpc::status(body.trailers().unwrap_or(head.headers()))?;
+    Ok(answer(grpc::message(&body.to_bytes())?))
 }
 
 fn request(provider: &Provider, message: &CheckRequest) -> Result<Request<Body>, String> {
-    let mut framed = BytesMut::with_capacity(PREFIX + message.encoded_len());
-    framed.put_u8(0);
-    let length = u32::try_from(message.encoded_len()).map_err(|e| e.to_string())?;
-    framed.put_u32(length);
-    message.encode(&mut framed).map_err(|e| e.to_string())?;
     let target = format!("http://{}{METHOD}", provider.service.hostname);
     let built = Request::post(target)
         .version(Version::HTTP_2)
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, HeaderValue::from_static("trailers"))
-        .body(Body::Kept(Some(framed.freeze()), None));
+        .body(Body::Kept(Some(grpc::framed(message)?), None));
     built.map_err(|e| e.to_string())
-}
-
-/// The status of the call, which must be 0.
-fn status(trailers: &HeaderMap) -> Result<(), String> {
-    let text = |name: &str| trailers.get(name).and_then(|value| value.to_str().ok());
-    match text("grpc-status") {
-        Some("0") => Ok(()),
-        Some(code) => {
-            let message = text("grpc-message").unwrap_or_default();
-            Err(format!("the call ended with status {code}: {message}"))
-        }
-        None => Err("the call ended without a status".to_owned()),
-    }
-}
-
-fn message_of(body: &Bytes) -> Result<CheckResponse, String> {
-    let message = match body.first_chunk::<PREFIX>() {
-        Some([0, length @ ..]) => {
-            let length = u32::from_be_bytes(*length) as usize;
-            body.get(PREFIX..PREFIX + length)
-        }
-        _ => None,
-    };
-    let message = message.ok_or("its answer is no message")?;
-    CheckResponse::decode(message).map_err(|e| format!("its answer cannot be read: {e}"))
 }
 
 fn attributes(
@@ -309,19 +276,5 @@ mod tests {
             http_response: Some(HttpResponse::OkResponse(OkHttpResponse::default())),
         };
         assert!(matches!(answer(strange), Answer::Deny(_)));
-    }
-
-    #[test]
-    fn messages_have_a_length() {
-        let framed = |prefix: &[u8], body: &[u8]| Bytes::from([prefix, body].concat());
-        assert!(message_of(&framed(&[0, 0, 0, 0, 0], b"")).is_ok());
-        for bad in [
-            framed(&[], b""),
-            framed(&[0, 0, 0, 0, 9], b"short"),
-            framed(&[1, 0, 0, 0, 0], b""),
-            framed(&[0, 255, 255, 255, 255], b""),
-        ] {
-            assert!(message_of(&bad).is_err());
-        }
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn copy(inbound: &Inbound, forward: &Forward, parts: &Parts, body: &R
         let (inbound, target, parts) = (inbound.clone(), mirror.target.clone(), parts.clone());
         let worker = inbound.worker.clone();
         listener::spawn(&worker, async move {
-            let Ok(destination) = forward::find_service(&inbound, &target) else {
+            let Ok(destination) = forward::find_service(&inbound.worker.shared, &target) else {
                 return;
             };
             let Ok(chosen) = choose::any(&inbound, &destination) else {

@@ -1,18 +1,21 @@
 //! The families that count requests: `istio_requests_total` and what belongs to it.
+//!
+//! Calls of gRPC are counted by their messages, too.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use ambit_model::telemetry::Metric;
 use ambit_model::{Identity, Service, Workload};
 use ambit_runtime::metrics::Registry;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::labels::{Ends, security_policy};
+use super::labels::{Changed, Ends, LabelChanges, Labelled, security_policy};
+use super::traffic::Changes;
 use crate::record::Connection;
 
 /// Requests that a worker remembers the counters of.
@@ -43,19 +46,24 @@ pub struct Outcome {
     pub request_bytes: u64,
     /// Bytes of the response's body.
     pub response_bytes: u64,
+    /// Messages of a call, there and back.
+    pub messages: [u64; 2],
 }
 
 #[derive(Debug)]
 struct Families {
-    requests: Family<Labels, Counter>,
-    duration: Family<Labels, Histogram, fn() -> Histogram>,
-    request_bytes: Family<Labels, Histogram, fn() -> Histogram>,
-    response_bytes: Family<Labels, Histogram, fn() -> Histogram>,
+    requests: Family<Changed<Labels>, Counter>,
+    duration: Histograms,
+    request_bytes: Histograms,
+    response_bytes: Histograms,
+    request_messages: Family<Changed<Labels>, Counter>,
+    response_messages: Family<Changed<Labels>, Counter>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+type Histograms = Family<Changed<Labels>, Histogram, fn() -> Histogram>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Labels {
-    #[prometheus(flatten)]
     ends: Ends,
     request_protocol: &'static str,
     response_code: u16,
@@ -64,13 +72,29 @@ struct Labels {
     connection_security_policy: &'static str,
 }
 
-/// The counters of requests that look alike.
+impl Labelled for Labels {
+    fn each(&self, with: &mut dyn FnMut(&'static str, &str)) {
+        self.ends.each(with);
+        with("request_protocol", self.request_protocol);
+        with("response_code", &self.response_code.to_string());
+        with("grpc_response_status", &self.grpc_response_status);
+        with("response_flags", self.response_flags);
+        with(
+            "connection_security_policy",
+            self.connection_security_policy,
+        );
+    }
+}
+
+/// The counters of requests that look alike; none of what is not counted.
 #[derive(Debug)]
 struct Handles {
-    requests: Counter,
-    duration: Histogram,
-    request_bytes: Histogram,
-    response_bytes: Histogram,
+    requests: Option<Counter>,
+    duration: Option<Histogram>,
+    request_bytes: Option<Histogram>,
+    response_bytes: Option<Histogram>,
+    /// Of calls alone.
+    messages: [Option<Counter>; 2],
 }
 
 fn histogram() -> Histogram {
@@ -86,6 +110,8 @@ impl HttpTelemetry {
             duration: new(),
             request_bytes: new(),
             response_bytes: new(),
+            request_messages: Family::default(),
+            response_messages: Family::default(),
         };
         let help = "The total number of requests";
         registry.register("istio_requests", help, families.requests.clone());
@@ -100,25 +126,33 @@ impl HttpTelemetry {
             help,
             families.response_bytes.clone(),
         );
+        let help = "Messages of gRPC that clients have sent";
+        let messages = families.request_messages.clone();
+        registry.register("istio_request_messages", help, messages);
+        let help = "Messages of gRPC that clients were sent";
+        let messages = families.response_messages.clone();
+        registry.register("istio_response_messages", help, messages);
         Self(Arc::new(families))
     }
 
     /// Counts a request that has come to its end.
     pub fn record(&self, connection: &Connection, outcome: &Outcome) {
-        let handles = self.handles(connection, outcome);
-        handles.requests.inc();
-        handles
-            .duration
-            .observe(outcome.duration.as_secs_f64() * 1e3);
-        handles.request_bytes.observe(outcome.request_bytes as f64);
-        handles
-            .response_bytes
-            .observe(outcome.response_bytes as f64);
+        self.handles(connection, outcome).count(outcome);
+    }
+
+    /// The same, where something is different about the labels.
+    pub fn record_changed(
+        &self,
+        connection: &Connection,
+        outcome: &Outcome,
+        changes: &Changes<'_>,
+    ) {
+        self.look_up(connection, outcome, changes).count(outcome);
     }
 
     fn handles(&self, connection: &Connection, outcome: &Outcome) -> Arc<Handles> {
         if connection.source.workload.is_none() && connection.source.baggage.is_some() {
-            return self.look_up(connection, outcome);
+            return self.look_up(connection, outcome, &nothing);
         }
         let key = Key::of(Arc::downgrade(&self.0), connection, outcome);
         CACHE.with_borrow_mut(|cache| {
@@ -129,7 +163,7 @@ impl HttpTelemetry {
             if cache.len() >= CACHED {
                 cache.clear();
             }
-            let handles = self.look_up(connection, outcome);
+            let handles = self.look_up(connection, outcome, &nothing);
             let entry = Entry {
                 handles: handles.clone(),
                 _held: Held::of(connection),
@@ -139,7 +173,12 @@ impl HttpTelemetry {
         })
     }
 
-    fn look_up(&self, connection: &Connection, outcome: &Outcome) -> Arc<Handles> {
+    fn look_up(
+        &self,
+        connection: &Connection,
+        outcome: &Outcome,
+        changes: &Changes<'_>,
+    ) -> Arc<Handles> {
         let labels = Labels {
             ends: Ends::of(connection),
             request_protocol: match outcome.grpc {
@@ -155,12 +194,58 @@ impl HttpTelemetry {
             connection_security_policy: security_policy(connection),
         };
         let families = &self.0;
+        let changed = |metric| {
+            changes(metric).map(|changes| Changed {
+                labels: labels.clone(),
+                changes,
+            })
+        };
+        let counter = |metric, family: &Family<Changed<Labels>, Counter>| {
+            changed(metric).map(|labels| family.get_or_create_owned(&labels))
+        };
+        let histogram = |metric, family: &Histograms| {
+            changed(metric).map(|labels| family.get_or_create_owned(&labels))
+        };
+        let is_call = outcome.grpc.is_some();
+        let messages = |metric, family| is_call.then(|| counter(metric, family)).flatten();
         Arc::new(Handles {
-            requests: families.requests.get_or_create_owned(&labels),
-            duration: families.duration.get_or_create_owned(&labels),
-            request_bytes: families.request_bytes.get_or_create_owned(&labels),
-            response_bytes: families.response_bytes.get_or_create_owned(&labels),
+            requests: counter(Metric::Requests, &families.requests),
+            duration: histogram(Metric::Duration, &families.duration),
+            request_bytes: histogram(Metric::RequestBytes, &families.request_bytes),
+            response_bytes: histogram(Metric::ResponseBytes, &families.response_bytes),
+            messages: [
+                messages(Metric::RequestMessages, &families.request_messages),
+                messages(Metric::ResponseMessages, &families.response_messages),
+            ],
         })
+    }
+}
+
+/// Nothing is different.
+fn nothing(_: Metric) -> Option<LabelChanges> {
+    Some(LabelChanges::new())
+}
+
+impl Handles {
+    fn count(&self, outcome: &Outcome) {
+        if let Some(requests) = &self.requests {
+            requests.inc();
+        }
+        let milliseconds = outcome.duration.as_secs_f64() * 1e3;
+        for (histogram, value) in [
+            (&self.duration, milliseconds),
+            (&self.request_bytes, outcome.request_bytes as f64),
+            (&self.response_bytes, outcome.response_bytes as f64),
+        ] {
+            if let Some(histogram) = histogram {
+                histogram.observe(value);
+            }
+        }
+        for (counter, number) in self.messages.iter().zip(outcome.messages) {
+            if let Some(counter) = counter {
+                counter.inc_by(number);
+            }
+        }
     }
 }
 
@@ -268,6 +353,7 @@ mod tests {
             duration: Duration::from_millis(3),
             request_bytes: 10,
             response_bytes: 20,
+            messages: [0, 0],
         };
         telemetry.record(&connection, &outcome(200));
         telemetry.record(&connection, &outcome(200));
@@ -290,6 +376,54 @@ mod tests {
         assert!(
             page.contains("istio_request_duration_milliseconds_bucket{"),
             "{page}"
+        );
+    }
+
+    #[test]
+    fn families_are_left_out_and_calls_are_counted_by_messages() {
+        let registry = Registry::new();
+        let telemetry = HttpTelemetry::register(&registry);
+        let connection = Connection {
+            reporter: Reporter::Waypoint,
+            source_address: "10.0.0.1:1".parse().unwrap(),
+            destination_address: "10.0.0.2:2".parse().unwrap(),
+            hbone_target: None,
+            source: Party::default(),
+            destination: Party::default(),
+            service: None,
+            mutual_tls: true,
+        };
+        let outcome = Outcome {
+            code: 200,
+            grpc: Some(Some(0)),
+            flags: "-",
+            duration: Duration::ZERO,
+            request_bytes: 0,
+            response_bytes: 0,
+            messages: [2, 3],
+        };
+        telemetry.record_changed(&connection, &outcome, &|metric| match metric {
+            Metric::Requests => Some(vec![("host".into(), Some("echo".into()))]),
+            Metric::Duration => None,
+            _ => nothing(metric),
+        });
+        let page = registry.encode();
+        let find = |name: &str| page.lines().find(|line| line.starts_with(name));
+        assert!(
+            find("istio_requests_total{")
+                .unwrap()
+                .contains(",host=\"echo\"} 1")
+        );
+        assert_eq!(find("istio_request_duration_milliseconds_count"), None);
+        assert!(
+            find("istio_request_messages_total{")
+                .unwrap()
+                .ends_with(" 2")
+        );
+        assert!(
+            find("istio_response_messages_total{")
+                .unwrap()
+                .ends_with(" 3")
         );
     }
 }

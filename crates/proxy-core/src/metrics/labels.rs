@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ambit_model::{Text, Workload};
 use ambit_transport::hbone::Baggage;
 use prometheus_client::encoding::{
-    EncodeLabelSet, EncodeLabelValue, LabelSetEncoder, LabelValueEncoder,
+    EncodeLabel, EncodeLabelSet, EncodeLabelValue, LabelSetEncoder, LabelValueEncoder,
 };
 
 use crate::record::{Connection, Party};
@@ -76,31 +76,35 @@ impl From<Option<String>> for Label {
     }
 }
 
-impl EncodeLabelValue for Label {
-    fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
-        let text = if self.0.is_empty() {
+impl Label {
+    fn as_str(&self) -> &str {
+        if self.0.is_empty() {
             "unknown"
         } else {
-            &*self.0
-        };
-        EncodeLabelValue::encode(&text, encoder)
+            &self.0
+        }
+    }
+}
+
+impl Reporter {
+    fn as_str(self) -> &'static str {
+        match self {
+            Reporter::Source => "source",
+            Reporter::Destination => "destination",
+            Reporter::Waypoint => "waypoint",
+        }
     }
 }
 
 impl EncodeLabelValue for Reporter {
     fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
-        let text = match self {
-            Reporter::Source => "source",
-            Reporter::Destination => "destination",
-            Reporter::Waypoint => "waypoint",
-        };
-        EncodeLabelValue::encode(&text, encoder)
+        EncodeLabelValue::encode(&self.as_str(), encoder)
     }
 }
 
-impl EncodeLabelValue for ResponseFlags {
-    fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
-        let text = match self {
+impl ResponseFlags {
+    fn as_str(self) -> &'static str {
+        match self {
             ResponseFlags::None => "-",
             ResponseFlags::Deny => "DENY",
             ResponseFlags::Connect => "CONNECT",
@@ -109,15 +113,69 @@ impl EncodeLabelValue for ResponseFlags {
             ResponseFlags::NetworkPolicy => "NETWORK_POLICY",
             ResponseFlags::IdentityError => "IDENTITY_ERROR",
             ResponseFlags::CertRevoked => "CERT_REVOKED",
-        };
-        EncodeLabelValue::encode(&text, encoder)
+        }
     }
 }
 
-/// The labels of the TCP families. The order of the fields is the order on the page.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+/// What is different about the labels of a family (`Telemetry`, `tagOverrides`): names with their
+/// values, or those that are left out.
+pub type LabelChanges = Vec<(Text, Option<Text>)>;
+
+/// Labels in the order in which they stand on the page.
+pub(super) trait Labelled {
+    /// Calls with each name and value.
+    fn each(&self, with: &mut dyn FnMut(&'static str, &str));
+}
+
+/// Labels with what is different about them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Changed<T> {
+    pub(super) labels: T,
+    pub(super) changes: LabelChanges,
+}
+
+impl<T> Changed<T> {
+    /// Nothing is different.
+    pub(super) fn plain(labels: T) -> Self {
+        Self {
+            labels,
+            changes: Vec::new(),
+        }
+    }
+}
+
+impl<T: Labelled> EncodeLabelSet for Changed<T> {
+    fn encode(&self, encoder: &mut LabelSetEncoder) -> fmt::Result {
+        let mut result = Ok(());
+        let mut known = Vec::new();
+        let mut write = |name: &str, value: &str| {
+            result = result.and_then(|()| (name, value).encode(encoder.encode_label()));
+        };
+        self.labels.each(&mut |name, value| match self
+            .changes
+            .iter()
+            .find(|(other, _)| **other == *name)
+        {
+            None => write(name, value),
+            Some((_, other)) => {
+                known.push(name);
+                if let Some(other) = other {
+                    write(name, other);
+                }
+            }
+        });
+        for (name, value) in &self.changes {
+            if let (false, Some(value)) = (known.contains(&&**name), value) {
+                write(name, value);
+            }
+        }
+        result
+    }
+}
+
+/// The labels of the TCP families.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TrafficLabels {
-    #[prometheus(flatten)]
     ends: Ends,
     request_protocol: &'static str,
     response_flags: ResponseFlags,
@@ -128,8 +186,24 @@ pub(super) struct TrafficLabels {
     destination_zone: Label,
 }
 
+impl Labelled for TrafficLabels {
+    fn each(&self, with: &mut dyn FnMut(&'static str, &str)) {
+        self.ends.each(with);
+        with("request_protocol", self.request_protocol);
+        with("response_flags", self.response_flags.as_str());
+        with(
+            "connection_security_policy",
+            self.connection_security_policy,
+        );
+        with("source_region", self.source_region.as_str());
+        with("source_zone", self.source_zone.as_str());
+        with("destination_region", self.destination_region.as_str());
+        with("destination_zone", self.destination_zone.as_str());
+    }
+}
+
 /// Who speaks with whom.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Ends {
     reporter: Reporter,
     source_workload: Label,
@@ -153,6 +227,47 @@ pub(super) struct Ends {
     destination_cluster: Label,
 }
 
+impl Labelled for Ends {
+    fn each(&self, with: &mut dyn FnMut(&'static str, &str)) {
+        with("reporter", self.reporter.as_str());
+        for (name, label) in [
+            ("source_workload", &self.source_workload),
+            ("source_canonical_service", &self.source_canonical_service),
+            ("source_canonical_revision", &self.source_canonical_revision),
+            ("source_workload_namespace", &self.source_workload_namespace),
+            ("source_principal", &self.source_principal),
+            ("source_app", &self.source_app),
+            ("source_version", &self.source_version),
+            ("source_cluster", &self.source_cluster),
+            ("destination_service", &self.destination_service),
+            (
+                "destination_service_namespace",
+                &self.destination_service_namespace,
+            ),
+            ("destination_service_name", &self.destination_service_name),
+            ("destination_workload", &self.destination_workload),
+            (
+                "destination_canonical_service",
+                &self.destination_canonical_service,
+            ),
+            (
+                "destination_canonical_revision",
+                &self.destination_canonical_revision,
+            ),
+            (
+                "destination_workload_namespace",
+                &self.destination_workload_namespace,
+            ),
+            ("destination_principal", &self.destination_principal),
+            ("destination_app", &self.destination_app),
+            ("destination_version", &self.destination_version),
+            ("destination_cluster", &self.destination_cluster),
+        ] {
+            with(name, label.as_str());
+        }
+    }
+}
+
 /// How the ends have proven who they are.
 pub(super) fn security_policy(connection: &Connection) -> &'static str {
     match connection.mutual_tls {
@@ -163,7 +278,7 @@ pub(super) fn security_policy(connection: &Connection) -> &'static str {
 
 /// Labels shared by the five families.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Labels(pub(super) Arc<TrafficLabels>);
+pub(super) struct Labels(Arc<Changed<TrafficLabels>>);
 
 impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder) -> fmt::Result {
@@ -230,7 +345,7 @@ impl Labels {
     pub(super) fn of(connection: &Connection) -> Self {
         let source = Facts::of(&connection.source);
         let destination = Facts::of(&connection.destination);
-        Self(Arc::new(TrafficLabels {
+        Self(Arc::new(Changed::plain(TrafficLabels {
             request_protocol: "tcp",
             response_flags: ResponseFlags::None,
             connection_security_policy: security_policy(connection),
@@ -239,18 +354,28 @@ impl Labels {
             destination_region: destination.region.clone(),
             destination_zone: destination.zone.clone(),
             ends: Ends::from_facts(connection, source, destination),
+        })))
+    }
+
+    /// The same with something different about it.
+    pub(super) fn changed(&self, changes: LabelChanges) -> Self {
+        if changes.is_empty() {
+            return self.clone();
+        }
+        Self(Arc::new(Changed {
+            labels: self.0.labels.clone(),
+            changes,
         }))
     }
 
     /// The same connection after it ended like this.
     pub(super) fn ended(&self, flags: ResponseFlags) -> Self {
-        if flags == self.0.response_flags {
+        if flags == self.0.labels.response_flags {
             return self.clone();
         }
-        Self(Arc::new(TrafficLabels {
-            response_flags: flags,
-            ..TrafficLabels::clone(&self.0)
-        }))
+        let mut ended = Changed::clone(&self.0);
+        ended.labels.response_flags = flags;
+        Self(Arc::new(ended))
     }
 }
 
@@ -301,5 +426,50 @@ impl Facts {
             region: baggage.region.clone().into(),
             zone: baggage.zone.clone().into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ambit_runtime::metrics::Registry;
+    use prometheus_client::metrics::counter::Counter;
+    use prometheus_client::metrics::family::Family;
+
+    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+    struct Two;
+
+    impl Labelled for Two {
+        fn each(&self, with: &mut dyn FnMut(&'static str, &str)) {
+            with("a", "1");
+            with("b", "2");
+        }
+    }
+
+    #[test]
+    fn labels_are_put_in_left_out_and_replaced() {
+        let page = |changes: &[(&str, Option<&str>)]| {
+            let registry = Registry::new();
+            let family = Family::<Changed<Two>, Counter>::default();
+            registry.register("x", "x", family.clone());
+            let changes = changes.iter();
+            let changed = Changed {
+                labels: Two,
+                changes: changes
+                    .map(|(name, value)| ((*name).into(), value.map(Text::from)))
+                    .collect(),
+            };
+            family.get_or_create(&changed).inc();
+            let page = registry.encode();
+            let line = page.lines().find(|line| line.starts_with("x_total"));
+            line.unwrap().to_owned()
+        };
+        assert_eq!(page(&[]), "x_total{a=\"1\",b=\"2\"} 1");
+        assert_eq!(page(&[("a", None)]), "x_total{b=\"2\"} 1");
+        assert_eq!(
+            page(&[("c", Some("3")), ("b", Some("x\"y"))]),
+            "x_total{a=\"1\",b=\"x\\\"y\",c=\"3\"} 1"
+        );
+        assert_eq!(page(&[("a", None), ("b", None)]), "x_total{} 1");
     }
 }

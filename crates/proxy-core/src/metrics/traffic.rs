@@ -6,6 +6,7 @@ use std::fmt::Error;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock, Weak};
 
+use ambit_model::telemetry::Metric;
 use ambit_model::{Identity, Service, Workload};
 use ambit_runtime::metrics::Registry;
 use ambit_transport::copy::Counters;
@@ -15,7 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
-use super::labels::{Labels, Reporter, ResponseFlags};
+use super::labels::{LabelChanges, Labels, Reporter, ResponseFlags};
 use super::live::{Live, LiveTable};
 use crate::record::Connection;
 
@@ -36,11 +37,16 @@ struct Families {
     live: LiveTable,
 }
 
+/// What is different about the labels of a family; `None` if it is not counted.
+pub type Changes<'a> = dyn Fn(Metric) -> Option<LabelChanges> + 'a;
+
 /// The counters of connections that look alike.
 #[derive(Debug)]
 pub(super) struct Handles {
     labels: Labels,
     opened: Counter,
+    /// Labels of those that have closed; `None` where they are not counted.
+    closed_labels: Option<Labels>,
     /// Ended well; it appears with the first connection that did.
     closed: OnceLock<Counter>,
     pub(super) received_bytes: Counter,
@@ -78,9 +84,12 @@ impl Telemetry {
         Self(families)
     }
 
-    /// Counts a connection as opened.
-    pub(crate) fn opened(&self, connection: &Connection) -> Opened {
-        let handles = self.0.handles(connection);
+    /// Counts a connection as opened. `changes` say what is different about its labels.
+    pub(crate) fn opened(&self, connection: &Connection, changes: Option<&Changes<'_>>) -> Opened {
+        let handles = match changes {
+            None => self.0.handles(connection),
+            Some(changes) => self.0.look_up_changed(connection, changes),
+        };
         handles.opened.inc();
         let live = Arc::new(Live::new(handles));
         let id = self.0.live.insert(live.clone());
@@ -103,14 +112,22 @@ impl Opened {
         self.live.settle();
         self.families.live.remove(self.id);
         let handles = &self.live.handles;
-        if flags == ResponseFlags::None {
-            let closed = || self.families.closed.get_or_create_owned(&handles.labels);
-            handles.closed.get_or_init(closed).inc();
-            return;
+        if let Some(labels) = &handles.closed_labels {
+            match flags {
+                ResponseFlags::None => {
+                    let closed = || self.families.closed.get_or_create_owned(labels);
+                    handles.closed.get_or_init(closed).inc();
+                }
+                flags => {
+                    let labels = labels.ended(flags);
+                    self.families.closed.get_or_create(&labels).inc();
+                }
+            }
         }
-        let labels = handles.labels.ended(flags);
-        self.families.closed.get_or_create(&labels).inc();
-        self.families.failed.get_or_create(&labels).inc();
+        if flags != ResponseFlags::None {
+            let labels = handles.labels.ended(flags);
+            self.families.failed.get_or_create(&labels).inc();
+        }
     }
 }
 
@@ -203,6 +220,25 @@ impl Families {
             closed: OnceLock::new(),
             received_bytes: self.received_bytes.get_or_create_owned(&labels),
             sent_bytes: self.sent_bytes.get_or_create_owned(&labels),
+            closed_labels: Some(labels.clone()),
+            labels,
+        })
+    }
+
+    /// The same for a connection with something different about its labels, which nobody remembers.
+    fn look_up_changed(&self, connection: &Connection, changes: &Changes<'_>) -> Arc<Handles> {
+        let labels = Labels::of(connection);
+        // What is not counted is counted where nobody sees it.
+        let counter = |metric, family: &Family<Labels, Counter>| match changes(metric) {
+            Some(changes) => family.get_or_create_owned(&labels.changed(changes)),
+            None => Counter::default(),
+        };
+        Arc::new(Handles {
+            opened: counter(Metric::Opened, &self.opened),
+            closed: OnceLock::new(),
+            received_bytes: counter(Metric::ReceivedBytes, &self.received_bytes),
+            sent_bytes: counter(Metric::SentBytes, &self.sent_bytes),
+            closed_labels: changes(Metric::Closed).map(|changes| labels.changed(changes)),
             labels,
         })
     }

@@ -321,7 +321,7 @@ impl Reader<'_> {
 
     /// The provider of a policy. Where there is none of the name, the policy closes.
     fn provider(&mut self, mesh: &Mesh, name: &Text) -> Option<Provider> {
-        let provider = mesh.providers.get(name).cloned();
+        let provider = mesh.providers.check(name).cloned();
         if provider.is_none() {
             let message = format!(
                 "the mesh configuration has no provider {name:?} that can be asked; what the rules \
