@@ -7,6 +7,7 @@
 pub mod args;
 pub mod auth;
 pub mod ca;
+pub mod config_maps;
 pub mod debug;
 pub mod deployer;
 pub mod engine;

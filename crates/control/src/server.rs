@@ -31,6 +31,7 @@ use tonic::transport::Server as GrpcServer;
 use crate::args::{Args, Command, Discovery, Settings, without_ipv6};
 use crate::auth::{Reviewer, XdsAuthenticator};
 use crate::ca::{CaError, CertificateService, Distribution, Keeper};
+use crate::config_maps::ConfigMaps;
 use crate::debug::Pages;
 use crate::deployer::Deployer;
 use crate::engine::{self, Change};
@@ -257,6 +258,14 @@ pub async fn start(
     };
     let key_sources = keys.wake.clone();
     spawn_until(&watches, keys.run());
+    let config_maps = ConfigMaps {
+        client: client.clone(),
+        state: state.clone(),
+        changes: changes.clone(),
+        wake: Arc::new(Notify::new()),
+    };
+    let named_maps = config_maps.wake.clone();
+    spawn_until(&watches, config_maps.run());
     let config_map = watches::MeshConfigMap {
         namespace: settings.namespace.clone(),
         name: settings.mesh_config_map.clone(),
@@ -269,6 +278,7 @@ pub async fn start(
         wake,
         gateways,
         key_sources,
+        named_maps,
         metrics: metrics.clone(),
         synced,
     };
@@ -389,6 +399,7 @@ struct Pipeline {
     wake: Arc<Notify>,
     gateways: Arc<Notify>,
     key_sources: Arc<Notify>,
+    named_maps: Arc<Notify>,
     metrics: Metrics,
     synced: ambit_runtime::ready::Task,
 }
@@ -432,6 +443,9 @@ impl Pipeline {
         }
         if output.gateways {
             self.gateways.notify_one();
+        }
+        if output.config_maps {
+            self.named_maps.notify_one();
         }
         if output.key_sources {
             self.key_sources.notify_one();

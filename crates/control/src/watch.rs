@@ -25,9 +25,10 @@ use ambit_kube_api::gateway_api::{
 use ambit_kube_api::status::{Condition, IstioStatus};
 use ambit_kube_api::{
     AuthorizationPolicy, DestinationRule, PeerAuthentication, RequestAuthentication, Telemetry,
-    names,
+    labels, names,
 };
 use ambit_translate::authentications::AuthenticationFacts;
+use ambit_translate::overlays::ClassDefaults;
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::PolicyFacts;
 use ambit_translate::routes::RouteFacts;
@@ -100,46 +101,48 @@ pub fn start(
     tokio::spawn(watch(Kind::TlsRoute).run(Api::<Guard<TLSRoute>>::all(client.clone()), any()));
     let config_maps = Api::<Guard<ConfigMap>>::namespaced(client.clone(), &config_map.namespace);
     let one = any().fields(&format!("metadata.name={}", config_map.name));
-    tokio::spawn(watch(Kind::MeshConfig).run(config_maps, one));
+    tokio::spawn(watch(Kind::MeshConfig).run(config_maps.clone(), one));
+    let defaults = any().labels(labels::DEFAULTS_FOR_CLASS);
+    tokio::spawn(watch(Kind::ClassDefaults).run(config_maps, defaults));
 }
 
 type Guard<K> = DeserializeGuard<K>;
 
 /// An object as a change.
 trait Watched: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
-    fn change(&self, key: ObjectKey) -> Option<Change>;
-    fn removed(key: ObjectKey) -> Option<Change>;
+    fn change(&self, kind: Kind, key: ObjectKey) -> Option<Change>;
+    fn removed(kind: Kind, key: ObjectKey) -> Option<Change>;
 }
 
 impl Watched for Namespace {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Namespace(key.name, Some(NamespaceFacts::of(self))))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Namespace(key.name, None))
     }
 }
 
 impl Watched for Node {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Node(key.name, Some(NodeFacts::of(self))))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Node(key.name, None))
     }
 }
 
 impl Watched for Pod {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Pod(key, Some(PodFacts::of(self))))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Pod(key, None))
     }
 }
 
 impl Watched for Service {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         let conditions = self.status.as_ref().and_then(|s| s.conditions.clone());
         let conditions = conditions.unwrap_or_default();
         Some(Change::Service(
@@ -150,46 +153,50 @@ impl Watched for Service {
             }),
         ))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Service(key, None))
     }
 }
 
 impl Watched for EndpointSlice {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Slice(key, SliceFacts::of(self)))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Slice(key, None))
     }
 }
 
 impl Watched for AuthorizationPolicy {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Policy(
             key,
             Some(observed(PolicyFacts::of(self), self.status.as_ref())),
         ))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Policy(key, None))
     }
 }
 
 impl Watched for PeerAuthentication {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Peer(
             key,
             Some(observed(PeerFacts::of(self), self.status.as_ref())),
         ))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Peer(key, None))
     }
 }
 
 impl Watched for ConfigMap {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, kind: Kind, key: ObjectKey) -> Option<Change> {
+        if kind == Kind::ClassDefaults {
+            let defaults = class_defaults(self, key.clone());
+            return Some(Change::ClassDefaults(key, defaults));
+        }
         let text = self
             .data
             .as_ref()
@@ -204,45 +211,59 @@ impl Watched for ConfigMap {
         }
         config.map(Change::MeshConfig)
     }
-    fn removed(_: ObjectKey) -> Option<Change> {
-        Some(Change::MeshConfig(MeshConfig::default()))
+    fn removed(kind: Kind, key: ObjectKey) -> Option<Change> {
+        match kind {
+            Kind::ClassDefaults => Some(Change::ClassDefaults(key, None)),
+            _ => Some(Change::MeshConfig(MeshConfig::default())),
+        }
     }
 }
 
+fn class_defaults(map: &ConfigMap, key: ObjectKey) -> Option<ClassDefaults> {
+    let labels = map.metadata.labels.as_ref()?;
+    let created = map.metadata.creation_timestamp.as_ref();
+    Some(ClassDefaults {
+        key,
+        class: labels.get(labels::DEFAULTS_FOR_CLASS)?.as_str().into(),
+        created: created.map_or(0, |time| time.0.as_second()),
+        data: map.data.clone().unwrap_or_default(),
+    })
+}
+
 impl Watched for RequestAuthentication {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         let facts = AuthenticationFacts::of(self);
         let observed = observed(facts, self.status.as_ref());
         Some(Change::Authentication(key, Some(observed)))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Authentication(key, None))
     }
 }
 
 impl Watched for DestinationRule {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Traffic(key, Some(Box::new(TrafficFacts::of(self)))))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Traffic(key, None))
     }
 }
 
 impl Watched for Telemetry {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Telemetry(
             key,
             Some(Box::new(TelemetryFacts::of(self))),
         ))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Telemetry(key, None))
     }
 }
 
 impl Watched for GatewayClass {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         let status = self.status.as_ref().map(|s| s.conditions.clone());
         let observed = Observed {
             facts: ClassFacts::of(self),
@@ -250,72 +271,72 @@ impl Watched for GatewayClass {
         };
         Some(Change::Class(key.name, Some(observed)))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Class(key.name, None))
     }
 }
 
 impl Watched for Gateway {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         let observed = Observed {
             facts: GatewayFacts::of(self),
             status: self.status.clone().unwrap_or_default(),
         };
         Some(Change::Gateway(key, Some(observed)))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Gateway(key, None))
     }
 }
 
 impl Watched for HTTPRoute {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         let observed = Observed {
             facts: RouteFacts::http(self),
             status: self.status.clone().unwrap_or_default(),
         };
         Some(Change::Route(Kind::HttpRoute, key, Some(observed)))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Route(Kind::HttpRoute, key, None))
     }
 }
 
 impl Watched for GRPCRoute {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         let observed = Observed {
             facts: RouteFacts::grpc(self),
             status: self.status.clone().unwrap_or_default(),
         };
         Some(Change::Route(Kind::GrpcRoute, key, Some(observed)))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Route(Kind::GrpcRoute, key, None))
     }
 }
 
 impl Watched for TCPRoute {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         let observed = Observed {
             facts: RouteFacts::tcp(self),
             status: self.status.clone().unwrap_or_default(),
         };
         Some(Change::Route(Kind::TcpRoute, key, Some(observed)))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Route(Kind::TcpRoute, key, None))
     }
 }
 
 impl Watched for TLSRoute {
-    fn change(&self, key: ObjectKey) -> Option<Change> {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
         let observed = Observed {
             facts: RouteFacts::tls(self),
             status: self.status.clone().unwrap_or_default(),
         };
         Some(Change::Route(Kind::TlsRoute, key, Some(observed)))
     }
-    fn removed(key: ObjectKey) -> Option<Change> {
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Route(Kind::TlsRoute, key, None))
     }
 }
@@ -390,7 +411,7 @@ impl Watch {
         let key = ObjectKey::of(&object);
         self.known.insert(key.clone());
         let change = match object.0 {
-            Ok(object) => object.change(key),
+            Ok(object) => object.change(self.kind, key),
             Err(invalid) => {
                 let error = invalid.error;
                 tracing::warn!("{} {key} cannot be read: {error}", self.kind.name());
@@ -403,7 +424,7 @@ impl Watch {
     async fn removed<K: Watched>(&mut self, key: ObjectKey) -> Result<(), Gone> {
         self.metrics.event(self.kind, "delete");
         self.known.remove(&key);
-        self.send(K::removed(key)).await
+        self.send(K::removed(self.kind, key)).await
     }
 
     async fn send(&self, change: Option<Change>) -> Result<(), Gone> {

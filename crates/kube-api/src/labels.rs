@@ -72,6 +72,9 @@ pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// On the objects of a Gateway: the controller that manages them.
 pub const GATEWAY_MANAGED: &str = "gateway.istio.io/managed";
 
+/// On a ConfigMap of the system namespace: the class of gateways that it changes the objects of.
+pub const DEFAULTS_FOR_CLASS: &str = "gateway.istio.io/defaults-for-class";
+
 /// On the objects of a Gateway: its class.
 pub const GATEWAY_CLASS_NAME: &str = "gateway.networking.k8s.io/gateway-class-name";
 

@@ -15,6 +15,8 @@ pub struct Made<'a> {
     pub service: Option<&'a ServiceFacts>,
     /// Pods that are ready.
     pub ready_pods: usize,
+    /// Why nothing can be made as its parameters ask.
+    pub unusable: Option<&'a str>,
 }
 
 /// The status of a waypoint. Addresses that it once had it keeps: what is bound to it stays so.
@@ -26,6 +28,10 @@ pub fn waypoint(mesh: &Mesh, facts: &GatewayFacts, made: Made<'_>) -> GatewaySta
     };
     let valid = facts.spec.listeners.iter().any(is_hbone);
     let accepted = match (valid, facts.spec.listeners.iter().all(is_hbone)) {
+        _ if made.unusable.is_some() => {
+            let message = made.unusable.unwrap_or_default();
+            condition("Accepted", false, "InvalidParameters", message, generation)
+        }
         (true, true) => condition(
             "Accepted",
             true,
@@ -76,6 +82,11 @@ fn addresses(mesh: &Mesh, service: &ServiceFacts) -> Vec<Address> {
 
 fn programmed(mesh: &Mesh, facts: &GatewayFacts, made: Made<'_>) -> Condition {
     let (good, reason, message) = match made {
+        Made {
+            service: None,
+            unusable: Some(_),
+            ..
+        } => (false, "Invalid", "its parameters cannot be used".to_owned()),
         Made { service: None, .. } => (
             false,
             "AddressNotUsable",
@@ -84,6 +95,7 @@ fn programmed(mesh: &Mesh, facts: &GatewayFacts, made: Made<'_>) -> Condition {
         Made {
             service: Some(service),
             ready_pods: 0,
+            ..
         } => (
             false,
             "AddressNotAssigned",

@@ -15,6 +15,7 @@ pub mod labels;
 pub mod last_hop;
 pub mod mesh;
 pub mod mesh_config;
+pub mod overlays;
 pub mod peer_authentication;
 pub mod policies;
 pub mod providers;

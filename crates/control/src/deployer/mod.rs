@@ -1,4 +1,5 @@
-//! Making waypoints: for each `Gateway` of their class, a deployment, a service and an account.
+//! Making waypoints: for each `Gateway` of their class, a deployment, a service and an account; an
+//! autoscaler and a disruption budget where its parameters ask for them.
 //!
 //! The leader applies what is wanted whenever a gateway, its class or its service changes. Objects
 //! of the same name that are not ours are left alone, and said so.
@@ -13,8 +14,10 @@ use ambit_kube_api::gateway_api::{GatewayClass, MESH_CONTROLLER, WAYPOINT_CLASS}
 use ambit_kube_api::labels;
 use ambit_translate::{GatewayFacts, ObjectKey};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Deserialize;
@@ -135,9 +138,10 @@ impl Deployer {
             let engine = self.state.read();
             (engine.mesh().clone(), engine.waypoints())
         };
-        applied.retain(|key, _| gateways.iter().any(|g| g.key == *key));
-        for gateway in &gateways {
-            let objects = objects::of(&mesh, &self.settings, gateway);
+        applied.retain(|key, _| gateways.iter().any(|wanted| wanted.gateway.key == *key));
+        for wanted in &gateways {
+            let gateway = &wanted.gateway;
+            let objects = objects::of(&mesh, &self.settings, wanted);
             if applied.get(&gateway.key) == Some(&objects) {
                 continue;
             }
@@ -182,7 +186,36 @@ impl Deployer {
         self.apply::<Deployment>(namespace, &objects.deployment)
             .await?;
         self.apply::<Service>(namespace, &objects.service).await?;
+        let name = objects::name(objects);
+        let autoscaler = objects.autoscaler.as_ref();
+        self.apply_if::<HorizontalPodAutoscaler>(namespace, name, autoscaler)
+            .await?;
+        let budget = objects.disruption_budget.as_ref();
+        self.apply_if::<PodDisruptionBudget>(namespace, name, budget)
+            .await?;
         tracing::info!("waypoint {} is made", gateway.key);
+        Ok(())
+    }
+
+    /// Applies an object, or takes it away where it is not wanted any more.
+    async fn apply_if<K>(
+        &self,
+        namespace: &str,
+        name: &str,
+        object: Option<&Value>,
+    ) -> Result<(), ApplyError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: DeserializeOwned + Clone + std::fmt::Debug,
+    {
+        if let Some(object) = object {
+            return self.apply::<K>(namespace, object).await;
+        }
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let there = api.get_metadata_opt(name).await?;
+        if there.is_some_and(|o| o.labels().contains_key(labels::GATEWAY_MANAGED)) {
+            api.delete(name, &DeleteParams::default()).await?;
+        }
         Ok(())
     }
 

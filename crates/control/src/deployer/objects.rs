@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use ambit_kube_api::gateway_api::{MESH_CONTROLLER, gateway::Infrastructure};
 use ambit_kube_api::{annotations, labels, names};
 use ambit_model::Text;
+use ambit_translate::overlays::Part;
 use ambit_translate::waypoints::{object_name, service_account};
 use ambit_translate::{GatewayFacts, Mesh};
 use serde_json::{Map, Value, json};
 
 use super::WaypointSettings;
+use crate::engine::Wanted;
 
 /// Value of the label [`labels::GATEWAY_MANAGED`] on what is made for waypoints.
 pub const MANAGED_BY: &str = "istio.io-mesh-controller";
@@ -18,7 +20,7 @@ const SERVICE_TYPE: &str = "networking.istio.io/service-type";
 /// Label keys that Kubernetes or the Gateway API own are not handed on.
 const NOT_COPIED: &str = "gateway.networking.k8s.io/";
 
-/// What a waypoint is made of: service account, deployment, service; in this order.
+/// What a waypoint is made of, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Objects {
     /// None where the gateway names an account of the user's.
@@ -27,10 +29,15 @@ pub struct Objects {
     pub deployment: Value,
     /// Where clients find them.
     pub service: Value,
+    /// How many pods there are, where somebody has something to say about it.
+    pub autoscaler: Option<Value>,
+    /// How many there are at least, where somebody has something to say about it.
+    pub disruption_budget: Option<Value>,
 }
 
 /// The objects of a waypoint.
-pub fn of(mesh: &Mesh, settings: &WaypointSettings, gateway: &GatewayFacts) -> Objects {
+pub fn of(mesh: &Mesh, settings: &WaypointSettings, wanted: &Wanted) -> Objects {
+    let Wanted { gateway, overlays } = wanted;
     let maker = Maker {
         mesh,
         settings,
@@ -42,10 +49,21 @@ pub fn of(mesh: &Mesh, settings: &WaypointSettings, gateway: &GatewayFacts) -> O
     let own = gateway
         .annotations
         .get(annotations::GATEWAY_SERVICE_ACCOUNT);
+    let patched = |part: Part, object: Value| {
+        let overlays = overlays.iter();
+        overlays.fold(object, |object, overlay| overlay.apply(part, object))
+    };
+    let if_asked = |part: Part, object: Value| {
+        let asked = overlays.iter().any(|overlay| overlay.has(part));
+        asked.then(|| patched(part, object))
+    };
+    let account = own.is_none().then(|| maker.service_account());
     Objects {
-        service_account: own.is_none().then(|| maker.service_account()),
-        deployment: maker.deployment(),
-        service: maker.service(),
+        service_account: account.map(|account| patched(Part::ServiceAccount, account)),
+        deployment: patched(Part::Deployment, maker.deployment()),
+        service: patched(Part::Service, maker.service()),
+        autoscaler: if_asked(Part::HorizontalPodAutoscaler, maker.autoscaler()),
+        disruption_budget: if_asked(Part::PodDisruptionBudget, maker.disruption_budget()),
     }
 }
 
@@ -147,6 +165,31 @@ impl Maker<'_> {
                 "ipFamilyPolicy": "PreferDualStack",
                 "selector": {labels::GATEWAY_NAME: &*self.gateway.key.name},
                 "ports": ports,
+            },
+        })
+    }
+
+    fn autoscaler(&self) -> Value {
+        json!({
+            "apiVersion": "autoscaling/v2",
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": self.metadata(&self.name),
+            "spec": {
+                "scaleTargetRef": {
+                    "apiVersion": "apps/v1", "kind": "Deployment", "name": &*self.name,
+                },
+                "maxReplicas": 1,
+            },
+        })
+    }
+
+    fn disruption_budget(&self) -> Value {
+        json!({
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": self.metadata(&self.name),
+            "spec": {
+                "selector": {"matchLabels": {labels::GATEWAY_NAME: &*self.gateway.key.name}},
             },
         })
     }
@@ -296,6 +339,12 @@ impl Maker<'_> {
     }
 }
 
+/// The name of all but the account.
+pub fn name(objects: &Objects) -> &str {
+    let name = &objects.deployment["metadata"]["name"];
+    name.as_str().unwrap_or_default()
+}
+
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -324,8 +373,14 @@ pub const MANAGER: &str = MESH_CONTROLLER;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ambit_translate::ObjectKey;
+    use ambit_translate::overlays::Overlay;
 
     fn objects(extra: impl FnOnce(&mut Value)) -> Objects {
+        patched(extra, &[])
+    }
+
+    fn patched(extra: impl FnOnce(&mut Value), patches: &[(&str, &str)]) -> Objects {
         let mut object = json!({
             "metadata": {
                 "name": "waypoint", "namespace": "shop", "uid": "u",
@@ -337,8 +392,50 @@ mod tests {
             }
         });
         extra(&mut object);
-        let facts = GatewayFacts::of(&serde_json::from_value(object).unwrap());
-        of(&Mesh::default(), &WaypointSettings::default(), &facts)
+        let gateway = GatewayFacts::of(&serde_json::from_value(object).unwrap());
+        let map = ObjectKey::new("shop", "params");
+        let overlays = patches.iter().map(|(key, text)| {
+            let data = [((*key).to_owned(), (*text).to_owned())].into();
+            Overlay::read(&gateway, &map, &data).unwrap()
+        });
+        let wanted = Wanted {
+            overlays: overlays.collect(),
+            gateway: gateway.clone(),
+        };
+        of(&Mesh::default(), &WaypointSettings::default(), &wanted)
+    }
+
+    #[test]
+    fn what_its_parameters_ask_for() {
+        let plain = objects(|_| {});
+        assert_eq!((plain.autoscaler, plain.disruption_budget), (None, None));
+        let patches = [
+            (
+                "horizontalPodAutoscaler",
+                "spec: {minReplicas: 2, maxReplicas: 5}",
+            ),
+            ("podDisruptionBudget", "spec: {minAvailable: 1}"),
+            ("horizontalPodAutoscaler", "spec: {maxReplicas: 7}"),
+            ("deployment", "spec: {replicas: 2}"),
+        ];
+        let own = patched(|_| {}, &patches);
+        let autoscaler = own.autoscaler.unwrap();
+        assert_eq!(
+            autoscaler["spec"],
+            json!({
+                "scaleTargetRef": {
+                    "apiVersion": "apps/v1", "kind": "Deployment", "name": "waypoint",
+                },
+                "minReplicas": 2, "maxReplicas": 7,
+            })
+        );
+        assert_eq!(
+            own.disruption_budget.unwrap()["spec"],
+            json!({"minAvailable": 1, "selector": {
+                "matchLabels": {"gateway.networking.k8s.io/gateway-name": "waypoint"},
+            }})
+        );
+        assert_eq!(own.deployment["spec"]["replicas"], 2);
     }
 
     #[test]

@@ -37,6 +37,8 @@ impl Engine {
             Change::Class(name, observed) => self.class(name, observed),
             Change::Gateway(key, observed) => self.gateway(key, observed),
             Change::Route(kind, key, observed) => self.route(kind, key, observed),
+            Change::ClassDefaults(key, defaults) => self.class_defaults(key, defaults),
+            Change::ConfigMap(key, data) => self.config_map(key, data),
             Change::MeshConfig(config) => self.mesh_config(config),
             Change::Unreadable(kind, key, error) => {
                 let finding = Finding::new(Code::UnreadableObject, kind.name(), error.clone());

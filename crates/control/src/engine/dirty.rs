@@ -34,6 +34,8 @@ pub(super) struct Dirty {
     pub mesh_telemetry: bool,
     /// Other keys may be asked for.
     pub key_sources: bool,
+    /// Other ConfigMaps may be asked for.
+    pub config_maps: bool,
     /// Routes.
     pub routes: BTreeSet<RouteKey>,
     /// Waypoints, or what they are made of.

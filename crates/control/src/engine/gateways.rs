@@ -1,23 +1,44 @@
 //! Gateways: which objects they bind, and what they are made of.
 
+use std::collections::BTreeSet;
+
 use ambit_kube_api::gateway_api::gateway::GatewayStatus;
 use ambit_kube_api::labels;
 use ambit_kube_api::status::Condition;
 use ambit_model::Text;
 use ambit_model::workload::GatewayAddress;
 use ambit_translate::gateway_status::Made;
+use ambit_translate::overlays::{ClassDefaults, Overlay};
 use ambit_translate::waypoints::{self, Refusal, Subject, Traffic};
 use ambit_translate::{ClassFacts, GatewayFacts, Labels, ObjectKey, PodFacts, ServiceFacts};
 
 use super::tables::{ClassEntry, GatewayEntry, Tables, in_namespace};
-use super::{Engine, Kind, Observed};
+use super::{ConfigMapData, Engine, Kind, Observed};
 
 /// What became of a label that asks for a waypoint.
 pub(super) type Binding = Result<(ObjectKey, GatewayAddress), Refusal>;
 
+/// A waypoint that is to be made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// The gateway.
+    pub gateway: GatewayFacts,
+    /// What is changed about its objects, in this order.
+    pub overlays: Vec<Overlay>,
+}
+
+/// What is changed about the objects of a gateway.
+enum Parameters {
+    Known(Vec<Overlay>),
+    /// A ConfigMap that it names has not been read yet.
+    Waiting,
+    /// It cannot be made, for this reason.
+    Unusable(String),
+}
+
 impl Engine {
     /// Waypoints that are to be made, as they are to be.
-    pub fn waypoints(&self) -> Vec<GatewayFacts> {
+    pub fn waypoints(&self) -> Vec<Wanted> {
         let tables = &self.tables;
         let ours = tables.gateways.values().filter(|entry| {
             let facts = &entry.facts;
@@ -25,7 +46,44 @@ impl Engine {
                 && !facts.terminating
                 && tables.is_active(&facts.key, &facts.labels)
         });
-        ours.map(|entry| entry.facts.clone()).collect()
+        let wanted = ours.filter_map(|entry| match tables.parameters(&entry.facts) {
+            Parameters::Known(overlays) => Some(Wanted {
+                gateway: entry.facts.clone(),
+                overlays,
+            }),
+            Parameters::Waiting | Parameters::Unusable(_) => None,
+        });
+        wanted.collect()
+    }
+
+    /// ConfigMaps that objects name.
+    pub fn config_maps(&self) -> BTreeSet<ObjectKey> {
+        let gateways = self.tables.gateways.values();
+        gateways
+            .filter_map(|entry| parameters_of(&entry.facts)?.ok())
+            .collect()
+    }
+
+    pub(super) fn class_defaults(&mut self, key: ObjectKey, defaults: Option<ClassDefaults>) {
+        let table = &mut self.tables.class_defaults;
+        match defaults {
+            Some(defaults) => drop(table.insert(key, defaults)),
+            None => drop(table.remove(&key)),
+        }
+        self.gateways_differ();
+    }
+
+    pub(super) fn config_map(&mut self, key: ObjectKey, data: Option<ConfigMapData>) {
+        self.tables.config_maps.insert(key, data);
+        self.gateways_differ();
+    }
+
+    /// What gateways are made of may be something else.
+    fn gateways_differ(&mut self) {
+        self.dirty.gateways = true;
+        for key in self.tables.gateways.keys().cloned().collect::<Vec<_>>() {
+            self.stale_statuses.object(Kind::Gateway, &key);
+        }
     }
 
     /// Classes that we know of.
@@ -76,6 +134,11 @@ impl Engine {
             return;
         }
         self.dirty.gateways = true;
+        self.dirty.config_maps = true;
+        let wanted = self.config_maps();
+        self.tables
+            .config_maps
+            .retain(|key, _| wanted.contains(key));
         self.stale_statuses.namespace(&key.namespace);
         self.mark_bound(&key);
     }
@@ -170,8 +233,46 @@ impl Tables {
             .is_some_and(|s| s.labels.contains_key(labels::GATEWAY_MANAGED))
     }
 
+    /// What is changed about the objects of a gateway: for all of its class, then for it alone.
+    fn parameters(&self, facts: &GatewayFacts) -> Parameters {
+        let class = &facts.spec.gateway_class_name;
+        let defaults = self.class_defaults.values();
+        let defaults = defaults.filter(|defaults| *defaults.class == **class);
+        let oldest = defaults.min_by_key(|defaults| (defaults.created, &defaults.key));
+        let mut found: Vec<(&ObjectKey, &ConfigMapData)> = Vec::new();
+        found.extend(oldest.map(|defaults| (&defaults.key, &defaults.data)));
+        let own = match parameters_of(facts).transpose() {
+            Ok(own) => own,
+            Err(why) => return Parameters::Unusable(why),
+        };
+        if let Some(own) = &own {
+            match self.config_maps.get_key_value(own) {
+                None => return Parameters::Waiting,
+                Some((_, None)) => {
+                    return Parameters::Unusable(format!("ConfigMap {own} is not there"));
+                }
+                Some((key, Some(data))) => found.push((key, data)),
+            }
+        }
+        let overlays = found
+            .into_iter()
+            .map(|(key, data)| Overlay::read(facts, key, data));
+        match overlays.collect() {
+            Ok(overlays) => Parameters::Known(overlays),
+            Err(why) => Parameters::Unusable(why),
+        }
+    }
+
+    /// Why a gateway cannot be made as its parameters ask.
+    pub(super) fn unusable(&self, facts: &GatewayFacts) -> Option<String> {
+        match self.parameters(facts) {
+            Parameters::Unusable(why) => Some(why),
+            Parameters::Known(_) | Parameters::Waiting => None,
+        }
+    }
+
     /// What a waypoint consists of now.
-    pub(super) fn made(&self, facts: &GatewayFacts) -> Made<'_> {
+    pub(super) fn made<'a>(&'a self, facts: &GatewayFacts, unusable: Option<&'a str>) -> Made<'a> {
         let name = ambit_translate::waypoints::object_name(facts);
         let key = ObjectKey::new(facts.key.namespace.clone(), name);
         let service = self.services.get(&key);
@@ -182,6 +283,7 @@ impl Tables {
         Made {
             service,
             ready_pods: ready.unwrap_or_default(),
+            unusable,
         }
     }
 
@@ -192,4 +294,28 @@ impl Tables {
             false => drop(self.service_conditions.insert(key.clone(), conditions)),
         }
     }
+}
+
+/// The ConfigMap that a gateway names.
+///
+/// # Errors
+/// It names something else.
+fn parameters_of(facts: &GatewayFacts) -> Option<Result<ObjectKey, String>> {
+    let named = facts
+        .spec
+        .infrastructure
+        .as_ref()?
+        .parameters_ref
+        .as_ref()?;
+    let is_map = named.group.is_empty() && named.kind == "ConfigMap";
+    Some(match is_map {
+        true => Ok(ObjectKey::new(
+            facts.key.namespace.clone(),
+            named.name.as_str(),
+        )),
+        false => Err(format!(
+            "{} of {:?} is no ConfigMap, which parametersRef must name",
+            named.kind, named.group
+        )),
+    })
 }

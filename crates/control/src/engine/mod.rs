@@ -16,7 +16,7 @@ mod routes;
 mod statuses;
 mod tables;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_kube_api::gateway_api::RouteStatus;
 use ambit_kube_api::gateway_api::gateway::GatewayStatus;
@@ -29,6 +29,7 @@ use ambit_model::token::Authentication;
 use ambit_model::traffic::TrafficPolicy;
 use ambit_model::{Service, Text, Workload};
 use ambit_translate::authentications::{AuthenticationFacts, KeySource};
+use ambit_translate::overlays::ClassDefaults;
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::PolicyFacts;
 use ambit_translate::routes::RouteFacts;
@@ -42,12 +43,16 @@ use ambit_translate::{
 use dirty::Dirty;
 use tables::Tables;
 
+pub use gateways::Wanted;
 pub use query::PodAccount;
 pub use statuses::{DesiredStatus, Subject};
 pub use tables::Settings;
 
 /// Condition of services about their waypoint.
 pub const BOUND: &str = ambit_translate::status::WAYPOINT_BOUND;
+
+/// What stands in a ConfigMap.
+pub type ConfigMapData = BTreeMap<String, String>;
 
 /// A kind of object that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -86,11 +91,13 @@ pub enum Kind {
     TlsRoute,
     /// The ConfigMap with the mesh configuration.
     MeshConfig,
+    /// ConfigMaps with what holds for all gateways of a class.
+    ClassDefaults,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Namespace,
         Kind::Node,
         Kind::Pod,
@@ -108,6 +115,7 @@ impl Kind {
         Kind::TcpRoute,
         Kind::TlsRoute,
         Kind::MeshConfig,
+        Kind::ClassDefaults,
     ];
 
     /// Its name, for logs and metrics.
@@ -130,6 +138,7 @@ impl Kind {
             Kind::TcpRoute => "TCPRoute",
             Kind::TlsRoute => "TLSRoute",
             Kind::MeshConfig => "MeshConfig",
+            Kind::ClassDefaults => "ClassDefaults",
         }
     }
 }
@@ -167,6 +176,10 @@ pub enum Change {
     Route(Kind, ObjectKey, Option<Observed<RouteFacts, RouteStatus>>),
     /// The mesh configuration.
     MeshConfig(MeshConfig),
+    /// What holds for all gateways of a class.
+    ClassDefaults(ObjectKey, Option<ClassDefaults>),
+    /// A ConfigMap that an object names: what stands in it, or that it is not there.
+    ConfigMap(ObjectKey, Option<ConfigMapData>),
     /// An object that cannot be read. Its last good version stays.
     Unreadable(Kind, ObjectKey, String),
     /// All objects of a kind have been seen once.
@@ -240,6 +253,8 @@ pub struct Output {
     pub gateways: bool,
     /// Other keys of issuers may be asked for.
     pub key_sources: bool,
+    /// Other ConfigMaps may be asked for.
+    pub config_maps: bool,
     /// Everything has been seen once with this batch: clients may be answered now.
     pub complete: bool,
     /// There may be statuses to write.
@@ -286,6 +301,7 @@ impl Engine {
             self.dirty.everything = true;
         }
         output.key_sources = std::mem::take(&mut self.dirty.key_sources) || output.complete;
+        output.config_maps = std::mem::take(&mut self.dirty.config_maps) || output.complete;
         output.gateways = std::mem::take(&mut self.dirty.gateways) || output.complete;
         self.derive(&mut output);
         output.statuses = !self.stale_statuses.is_empty();

@@ -285,7 +285,8 @@ impl Tables {
         let entry = self.gateways.get(key)?;
         let active = self.is_active(key, &entry.facts.labels);
         (active && self.is_waypoint(&entry.facts)).then_some(())?;
-        let made = self.made(&entry.facts);
+        let unusable = self.unusable(&entry.facts);
+        let made = self.made(&entry.facts, unusable.as_deref());
         let desired = gateway_status::waypoint(&self.mesh, &entry.facts, made);
         (without_times(&entry.status) != desired).then(|| Subject::Gateway {
             desired,

@@ -12,6 +12,7 @@ use ambit_model::access::Attachment;
 use ambit_model::route::RouteKind;
 use ambit_translate::authentications::{AuthenticationFacts, FetchedKeys};
 use ambit_translate::labels::selects;
+use ambit_translate::overlays::ClassDefaults;
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::{AccessTranslation, PolicyFacts, Translation};
 use ambit_translate::routes::RouteFacts;
@@ -23,6 +24,7 @@ use ambit_translate::{
     PodFacts, ServiceFacts, SliceFacts,
 };
 
+use super::ConfigMapData;
 use super::index::PairIndex;
 
 /// What the engine is started with. The mesh configuration changes some of it later.
@@ -103,6 +105,9 @@ pub(super) struct Tables {
     pub keys: FetchedKeys,
     pub classes: BTreeMap<Text, ClassEntry>,
     pub gateways: BTreeMap<ObjectKey, GatewayEntry>,
+    pub class_defaults: BTreeMap<ObjectKey, ClassDefaults>,
+    /// ConfigMaps that objects name; `None` for those that are not there.
+    pub config_maps: BTreeMap<ObjectKey, Option<ConfigMapData>>,
     pub routes: BTreeMap<RouteKey, RouteEntry>,
     /// Conditions of services.
     pub service_conditions: HashMap<ObjectKey, Vec<Condition>>,
@@ -136,6 +141,8 @@ impl Tables {
             keys: FetchedKeys::new(),
             classes: BTreeMap::new(),
             gateways: BTreeMap::new(),
+            class_defaults: BTreeMap::new(),
+            config_maps: BTreeMap::new(),
             routes: BTreeMap::new(),
             service_conditions: HashMap::new(),
             unreadable: BTreeMap::new(),

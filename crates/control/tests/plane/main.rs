@@ -5,4 +5,5 @@
 mod certificates;
 mod discovery;
 mod duties;
+mod parameters;
 mod support;

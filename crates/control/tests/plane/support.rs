@@ -48,7 +48,8 @@ impl Cluster {
             client,
             _server: server,
         };
-        for crd in ambit_kube_api::crds::all().unwrap() {
+        let ours = ambit_kube_api::crds::all().unwrap();
+        for crd in [ours, ambit_kube_api::crds::gateway_api().unwrap()].concat() {
             Api::all(cluster.client.clone())
                 .create(&PostParams::default(), &crd)
                 .await
