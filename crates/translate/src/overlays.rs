@@ -293,7 +293,7 @@ mod tests {
              \x20     - name: istio-proxy\n\
              \x20       env: [{name: B, value: other}, {name: A, $patch: delete}, {name: C, value: \"3\"}]\n\
              \x20       resources: {limits: null}\n\
-             \x20     - {name: beside, image: y}\n",
+             \x20     - {name: beside, image: other}\n",
         )]);
         let overlay = overlay.unwrap();
         assert!(overlay.has(Part::Deployment) && !overlay.has(Part::Service));
@@ -310,7 +310,7 @@ mod tests {
                         "env": [{"name": "B", "value": "other"}, {"name": "C", "value": "3"}],
                         "resources": {"requests": {"cpu": "1"}},
                     },
-                    {"name": "beside", "image": "y"},
+                    {"name": "beside", "image": "other"},
                 ],
                 "tolerations": [{"key": "new"}],
             }}},
