@@ -12,7 +12,7 @@ use prost::Message;
 use crate::engine::{AddressChange, L7Change, Output, PolicyChange};
 
 /// The types that are served. Policies carry no version: a client that comes back is sent all.
-const TYPES: [TypeOptions; 7] = [
+const TYPES: [TypeOptions; 8] = [
     TypeOptions {
         type_url: type_url::ADDRESS,
         versioned: true,
@@ -35,6 +35,10 @@ const TYPES: [TypeOptions; 7] = [
     },
     TypeOptions {
         type_url: type_url::TRAFFIC,
+        versioned: true,
+    },
+    TypeOptions {
+        type_url: type_url::BACKEND_TLS,
         versioned: true,
     },
     TypeOptions {
@@ -83,6 +87,7 @@ pub fn publish(logs: &Logs, output: &Output) -> Published {
         type_url::POLICY,
         type_url::ROUTE,
         type_url::TRAFFIC,
+        type_url::BACKEND_TLS,
         type_url::TELEMETRY,
     ];
     let l7 = l7_types.map(|url| publish(url, of_type(url))).iter().sum();
@@ -162,6 +167,7 @@ fn type_of(change: &L7Change) -> &'static str {
         L7Change::Policy(_) | L7Change::PolicyGone(_) => type_url::POLICY,
         L7Change::Authentication(_) | L7Change::AuthenticationGone(_) => type_url::AUTHENTICATION,
         L7Change::Traffic(_) | L7Change::TrafficGone(_) => type_url::TRAFFIC,
+        L7Change::BackendTls(_) | L7Change::BackendTlsGone(_) => type_url::BACKEND_TLS,
         L7Change::Telemetry(_) | L7Change::TelemetryGone(_) => type_url::TELEMETRY,
     }
 }
@@ -187,6 +193,10 @@ fn l7_change(change: &L7Change) -> Change {
             let message = l7::TrafficPolicy::from(&**policy);
             resource(policy.key(), encode(&message))
         }
+        L7Change::BackendTls(policy) => {
+            let message = l7::BackendTls::from(&**policy);
+            resource(policy.key(), encode(&message))
+        }
         L7Change::Telemetry(telemetry) => {
             let message = l7::Telemetry::from(&**telemetry);
             resource(telemetry.key(), encode(&message))
@@ -195,6 +205,7 @@ fn l7_change(change: &L7Change) -> Change {
         | L7Change::PolicyGone(name)
         | L7Change::AuthenticationGone(name)
         | L7Change::TrafficGone(name)
+        | L7Change::BackendTlsGone(name)
         | L7Change::TelemetryGone(name) => (name.clone(), None),
     }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ambit_kube_api::gateway_api::{
-    GATEWAY_CONTROLLER, GRPCRoute, Gateway, GatewayClass, HTTPRoute, TCPRoute, TLSRoute,
+    BackendTLSPolicy, GATEWAY_CONTROLLER, GRPCRoute, Gateway, GatewayClass, HTTPRoute, TCPRoute,
+    TLSRoute,
 };
 use ambit_kube_api::status::Condition;
 use ambit_kube_api::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication, names};
@@ -100,6 +101,7 @@ impl StatusWriter {
             Kind::GrpcRoute => self.namespaced::<GRPCRoute>(status, body).await,
             Kind::TcpRoute => self.namespaced::<TCPRoute>(status, body).await,
             Kind::TlsRoute => self.namespaced::<TLSRoute>(status, body).await,
+            Kind::BackendTlsPolicy => self.namespaced::<BackendTLSPolicy>(status, body).await,
             Kind::GatewayClass => {
                 let api = Api::<GatewayClass>::all(self.client.clone());
                 apply(&api, status, json!({"name": &*status.key.name}), body).await
@@ -184,6 +186,18 @@ fn timed(subject: &Subject, kind: Kind, now: &str) -> Value {
                 let before = existing.listeners.iter().find(|l| l.name == listener.name);
                 let before = before.map(|l| &l.conditions[..]).unwrap_or_default();
                 stamp(&mut listener.conditions, before, now);
+            }
+            json!(desired)
+        }
+        Subject::Policy { desired, existing } => {
+            let mut desired = desired.clone();
+            for ancestor in &mut desired.ancestors {
+                let before = existing.ancestors.iter().find(|a| {
+                    a.ancestor_ref == ancestor.ancestor_ref
+                        && a.controller_name == ancestor.controller_name
+                });
+                let before = before.map(|a| &a.conditions[..]).unwrap_or_default();
+                stamp(&mut ancestor.conditions, before, now);
             }
             json!(desired)
         }

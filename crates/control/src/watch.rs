@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use ambit_kube_api::gateway_api::{
-    GRPCRoute, Gateway, GatewayClass, HTTPRoute, TCPRoute, TLSRoute,
+    BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, TCPRoute, TLSRoute,
 };
 use ambit_kube_api::status::{Condition, IstioStatus};
 use ambit_kube_api::{
@@ -28,6 +28,7 @@ use ambit_kube_api::{
     labels, names,
 };
 use ambit_translate::authentications::AuthenticationFacts;
+use ambit_translate::backend_tls::BackendTlsFacts;
 use ambit_translate::overlays::ClassDefaults;
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::PolicyFacts;
@@ -99,6 +100,10 @@ pub fn start(
     tokio::spawn(watch(Kind::GrpcRoute).run(Api::<Guard<GRPCRoute>>::all(client.clone()), any()));
     tokio::spawn(watch(Kind::TcpRoute).run(Api::<Guard<TCPRoute>>::all(client.clone()), any()));
     tokio::spawn(watch(Kind::TlsRoute).run(Api::<Guard<TLSRoute>>::all(client.clone()), any()));
+    tokio::spawn(
+        watch(Kind::BackendTlsPolicy)
+            .run(Api::<Guard<BackendTLSPolicy>>::all(client.clone()), any()),
+    );
     let config_maps = Api::<Guard<ConfigMap>>::namespaced(client.clone(), &config_map.namespace);
     let one = any().fields(&format!("metadata.name={}", config_map.name));
     tokio::spawn(watch(Kind::MeshConfig).run(config_maps.clone(), one));
@@ -259,6 +264,19 @@ impl Watched for Telemetry {
     }
     fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
         Some(Change::Telemetry(key, None))
+    }
+}
+
+impl Watched for BackendTLSPolicy {
+    fn change(&self, _: Kind, key: ObjectKey) -> Option<Change> {
+        let observed = Observed {
+            facts: BackendTlsFacts::of(self),
+            status: self.status.clone().unwrap_or_default(),
+        };
+        Some(Change::BackendTls(key, Some(Box::new(observed))))
+    }
+    fn removed(_: Kind, key: ObjectKey) -> Option<Change> {
+        Some(Change::BackendTls(key, None))
     }
 }
 

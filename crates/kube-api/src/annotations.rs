@@ -30,3 +30,6 @@ pub const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
 
 /// On CRDs: an uninstall leaves them.
 pub const HELM_RESOURCE_POLICY: &str = "helm.sh/resource-policy";
+
+/// On a policy of the Gateway API: it has no effect if this is `true`.
+pub const IGNORE_POLICY: &str = "istio.io/ignore-policy-attachment";

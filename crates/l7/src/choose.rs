@@ -118,7 +118,7 @@ pub(crate) fn for_ourselves(
 fn itself(inbound: &Inbound, workload: &Arc<Workload>, port: u16) -> Chosen {
     let address = SocketAddr::new(inbound.asked.ip(), port);
     Chosen {
-        endpoint: cluster::endpoint(workload, None, address, &Settings::default()),
+        endpoint: cluster::endpoint(workload, None, address, &Settings::default(), None),
         under_way: None,
         cluster: None,
     }

@@ -9,9 +9,10 @@ use std::sync::{Arc, OnceLock};
 
 use ambit_model::balance::{self, Bucket, Host, Maglev, Purpose, Ring, Weights};
 use ambit_model::service::NamespacedHostname;
-use ambit_model::traffic::{Balance, HashTable, Settings};
+use ambit_model::traffic::{Balance, HashTable, Origination, Settings, TlsName};
 use ambit_model::workload::Protocol;
 use ambit_model::{Identity, Service, Text, Workload, outbound};
+use ambit_transport::tls::{Origin, OriginName, OriginRoots};
 use parking_lot::Mutex;
 
 use crate::health::{Health, Load};
@@ -112,12 +113,14 @@ impl Cluster {
         let like = service.vips.first().map(|vip| vip.address);
         let like = like.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
         let candidates = balance::candidates(service, entry, &own, port, Purpose::Standard);
+        let tls = settings.tls.as_deref().map(origin);
         let candidates = candidates.filter_map(|(candidate, rank)| {
             let like = SocketAddr::new(like, port);
             let host = balance::host(candidate.workload, Some(service), like)?;
             debug_assert!(!matches!(host, Host::Remote));
             let address = outbound::dialled(&host, candidate.port)?;
-            let endpoint = endpoint(candidate.workload, Some(service), address, &settings);
+            let tls = tls.clone();
+            let endpoint = endpoint(candidate.workload, Some(service), address, &settings, tls);
             Some((endpoint, rank))
         });
         let candidates: Vec<_> = candidates.collect();
@@ -237,6 +240,7 @@ pub(crate) fn endpoint(
     service: Option<&Service>,
     address: SocketAddr,
     settings: &Settings,
+    tls: Option<Result<Origin, Text>>,
 ) -> Endpoint {
     let listed = service
         .map(|s| &s.subject_alt_names[..])
@@ -249,7 +253,8 @@ pub(crate) fn endpoint(
     let expected: Arc<[Identity]> = expected.into();
     let tunnel = workload.protocol == Protocol::Hbone;
     Endpoint {
-        key: Key::new(workload, address, &expected, tunnel),
+        key: Key::new(workload, address, &expected, tunnel, settings.tls.as_ref()),
+        tls,
         workload: workload.clone(),
         address,
         expected,
@@ -258,4 +263,22 @@ pub(crate) fn endpoint(
         idle_time: settings.idle_timeout.unwrap_or(crate::health::IDLE_TIME),
         requests: settings.limits.requests_per_connection,
     }
+}
+
+/// What connections to endpoints are secured with.
+fn origin(origination: &Origination) -> Result<Origin, Text> {
+    let tls = match origination {
+        Origination::Tls(tls) => tls,
+        Origination::Unusable(reason) => return Err(reason.clone()),
+    };
+    let name = |name: &TlsName| match name {
+        TlsName::Dns(name) => OriginName::Dns(name.to_string()),
+        TlsName::Uri(uri) => OriginName::Uri(uri.to_string()),
+    };
+    let names: Vec<OriginName> = tls.names.iter().map(name).collect();
+    let roots = match &tls.authorities {
+        Some(pem) => OriginRoots::Pem(pem),
+        None => OriginRoots::System,
+    };
+    Origin::new(roots, &tls.server, &names).map_err(|e| e.to_string().into())
 }

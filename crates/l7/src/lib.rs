@@ -9,6 +9,8 @@
 mod access_log;
 mod admin;
 #[cfg(test)]
+mod backend_tls_tests;
+#[cfg(test)]
 mod balance_tests;
 mod body;
 #[cfg(test)]

@@ -33,8 +33,8 @@ use crate::export::Exporter;
 use crate::health::Loads;
 use crate::shared::{Shared, Worker};
 use crate::state::{
-    AuthenticationHandler, PolicyHandler, RouteHandler, Store as L7Store, TelemetryHandler,
-    TrafficHandler,
+    AuthenticationHandler, BackendTlsHandler, PolicyHandler, RouteHandler, Store as L7Store,
+    TelemetryHandler, TrafficHandler,
 };
 use crate::upstream::Pool;
 use crate::{admin, export, listener};
@@ -206,6 +206,7 @@ fn discover(
         .watch(type_url::POLICY, PolicyHandler(shared.l7.clone()))
         .watch(type_url::ROUTE, RouteHandler(shared.l7.clone()))
         .watch(type_url::TRAFFIC, TrafficHandler(shared.l7.clone()))
+        .watch(type_url::BACKEND_TLS, BackendTlsHandler(shared.l7.clone()))
         .watch(
             type_url::TELEMETRY,
             TelemetryHandler(shared.l7.clone(), config.environment.clone()),

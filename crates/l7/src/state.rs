@@ -9,7 +9,7 @@ use ambit_model::route::{Route, Routes, Rules};
 use ambit_model::service::NamespacedHostname;
 use ambit_model::telemetry::Telemetry;
 use ambit_model::token::Authentication;
-use ambit_model::traffic::{Settings, TrafficPolicy};
+use ambit_model::traffic::{BackendTls, Settings, TrafficPolicy};
 use ambit_model::{Service, Text};
 use ambit_proto::l7;
 use ambit_wire::xds::{Handler, Received, Rejected};
@@ -38,6 +38,8 @@ struct Traffic {
     all: BTreeMap<Text, Arc<TrafficPolicy>>,
     /// The one that holds for a service.
     by_service: HashMap<NamespacedHostname, Arc<TrafficPolicy>>,
+    /// TLS to endpoints.
+    tls: BTreeMap<Text, Arc<BackendTls>>,
 }
 
 impl Traffic {
@@ -126,9 +128,16 @@ impl L7State {
     /// How endpoints of a service's port are chosen and spared.
     pub(crate) fn traffic(&self, service: &NamespacedHostname, port: u16) -> Settings {
         let policy = self.traffic.by_service.get(service);
-        policy
+        let mut settings = policy
             .map(|policy| policy.of_port(port).clone())
-            .unwrap_or_default()
+            .unwrap_or_default();
+        let tls = self.traffic.tls.values();
+        let fitting = tls.filter_map(|tls| Some((tls.fit(service, port)?, tls)));
+        let best = fitting.min_by(|(a, _), (b, _)| a.cmp(b));
+        if let Some((_, policy)) = best {
+            settings.tls = Some(policy.tls.clone());
+        }
+        settings
     }
 
     /// What holds for traffic to services, one for each.
@@ -316,6 +325,26 @@ impl Handler<l7::TrafficPolicy> for TrafficHandler {
         let (own, _) = &self.0.0.gateway;
         self.0
             .change(|state| state.traffic.change(policies, removed, own));
+        self.0.0.traffic_changes.fetch_add(1, Ordering::Release);
+        rejected
+    }
+}
+
+/// Takes what is said about TLS to endpoints.
+pub(crate) struct BackendTlsHandler(pub(crate) Store);
+
+impl Handler<l7::BackendTls> for BackendTlsHandler {
+    fn handle(
+        &self,
+        resources: Vec<Received<l7::BackendTls>>,
+        removed: Vec<String>,
+    ) -> Vec<Rejected> {
+        let (policies, rejected) = converted::<_, BackendTls>(resources);
+        self.0.change(|state| {
+            let held = &mut state.traffic.tls;
+            held.extend(policies.into_iter().map(|p| (p.key(), Arc::new(p))));
+            held.retain(|key, _| !removed.iter().any(|gone| **gone == **key));
+        });
         self.0.0.traffic_changes.fetch_add(1, Ordering::Release);
         rejected
     }

@@ -252,7 +252,7 @@ async fn carry(
     stream: Stream,
     record: &ConnectionRecord,
 ) -> Result<(), Broken> {
-    let connected = upstream::connect(&inbound.worker, &chosen.endpoint).await;
+    let connected = upstream::connect(&inbound.worker, &chosen.endpoint, upstream::ANYTHING).await;
     if let Some(under_way) = &chosen.under_way {
         // A connection that stands is as good as an answer.
         under_way.seen(match connected {
@@ -268,6 +268,7 @@ async fn carry(
     let copied = match io {
         Io::Tunnel(upstream) => copy::bidirectional(stream, *upstream, record.counters()).await,
         Io::Plain(upstream) => copy::bidirectional(stream, upstream, record.counters()).await,
+        Io::Tls(upstream) => copy::bidirectional(stream, *upstream, record.counters()).await,
     };
     copied.map_err(|e| Broken::from(&e))
 }

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use ambit_model::traffic::Origination;
 use ambit_model::{Identity, Text, Workload};
 use ambit_transport::hbone::client::{self, Dial};
 use ambit_transport::hbone::{Baggage, ConnectError, ConnectRequest, Stream, TraceParent};
 use ambit_transport::socket::{self, ConnectOptions};
+use ambit_transport::tls::{Origin, OriginStream};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -43,6 +45,8 @@ pub(crate) struct Endpoint {
     pub(crate) expected: Arc<[Identity]>,
     /// It is reached through a tunnel.
     pub(crate) tunnel: bool,
+    /// What is secured with TLS of its own; an error if it should be and cannot.
+    pub(crate) tls: Option<Result<Origin, Text>>,
     /// Longest wait for a TCP connection.
     pub(crate) connect_timeout: Duration,
     /// How long a connection to it waits for a request.
@@ -72,6 +76,7 @@ struct KeyParts {
     address: SocketAddr,
     expected: Arc<[Identity]>,
     tunnel: bool,
+    tls: Option<Arc<Origination>>,
 }
 
 impl Key {
@@ -81,12 +86,14 @@ impl Key {
         address: SocketAddr,
         expected: &Arc<[Identity]>,
         tunnel: bool,
+        tls: Option<&Arc<Origination>>,
     ) -> Self {
         let parts = KeyParts {
             uid: workload.uid.clone(),
             address,
             expected: expected.clone(),
             tunnel,
+            tls: tls.cloned(),
         };
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&parts);
         Self(Arc::new((hash, parts)))
@@ -213,7 +220,7 @@ async fn send_http1(
             },
         }
     }
-    let io = match Box::pin(connect(worker, endpoint)).await {
+    let io = match Box::pin(connect(worker, endpoint, HTTP1)).await {
         Ok(io) => io,
         Err(failure) => return Err(SendError::NotSent(Box::new(request), failure)),
     };
@@ -269,7 +276,7 @@ async fn send_http2(
             },
         }
     }
-    let io = match Box::pin(connect(worker, endpoint)).await {
+    let io = match Box::pin(connect(worker, endpoint, HTTP2)).await {
         Ok(io) => io,
         Err(failure) => return Err(SendError::NotSent(Box::new(request), failure)),
     };
@@ -348,17 +355,47 @@ impl Pool {
     }
 }
 
+/// What is spoken within TLS (ALPN).
+const HTTP1: &[&[u8]] = &[b"http/1.1"];
+const HTTP2: &[&[u8]] = &[b"h2"];
+/// Whatever the client speaks.
+pub(crate) const ANYTHING: &[&[u8]] = &[];
+
 /// A connection to an endpoint.
 pub(crate) enum Io {
     /// Through a tunnel.
     Tunnel(Box<Stream>),
     /// In plain text.
     Plain(TcpStream),
+    /// With TLS of its own, over one of the others.
+    Tls(Box<OriginStream<Io>>),
 }
 
-/// Opens a connection to an endpoint: through a tunnel whose other end has shown that it is the
-/// endpoint, or in plain text where the endpoint has none.
-pub(crate) async fn connect(worker: &Worker, endpoint: &Endpoint) -> Result<Io, Failure> {
+/// Opens a connection to an endpoint, with TLS of its own where a policy asks for it.
+pub(crate) async fn connect(
+    worker: &Worker,
+    endpoint: &Endpoint,
+    protocols: &[&[u8]],
+) -> Result<Io, Failure> {
+    let origin = match &endpoint.tls {
+        None => return bare(worker, endpoint).await,
+        Some(Ok(origin)) => origin,
+        Some(Err(reason)) => return Err(Failure::Connect(format!("TLS: {reason}"))),
+    };
+    let io = bare(worker, endpoint).await?;
+    let securing = origin.connect(io, protocols);
+    let secured = match tokio::time::timeout(endpoint.connect_timeout, securing).await {
+        Ok(secured) => secured.map_err(|e| format!("TLS: {}", ambit_wire::error_chain(&e))),
+        Err(_) => Err("TLS: the server did not finish the handshake in time".to_owned()),
+    };
+    secured
+        .map(|stream| Io::Tls(Box::new(stream)))
+        .map_err(Failure::Connect)
+}
+
+/// Opens a connection through a tunnel whose other end has shown that it is the endpoint, or in plain
+/// text where the endpoint has none.
+async fn bare(worker: &Worker, endpoint: &Endpoint) -> Result<Io, Failure> {
     if !endpoint.tunnel {
         let options = options(endpoint.connect_timeout);
         let connected = socket::connect(None, endpoint.address, &options).await;
@@ -425,6 +462,7 @@ impl AsyncRead for Io {
         match self.get_mut() {
             Self::Tunnel(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -438,6 +476,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tunnel(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -445,6 +484,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tunnel(stream) => Pin::new(stream).poll_flush(cx),
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -452,6 +492,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tunnel(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

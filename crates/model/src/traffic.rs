@@ -2,6 +2,7 @@
 //! reaches a proxy.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Text;
@@ -64,6 +65,74 @@ pub struct Settings {
     pub connect_timeout: Option<Duration>,
     /// How long a connection waits for a request; none is the proxy's own time.
     pub idle_timeout: Option<Duration>,
+    /// TLS to endpoints, within the tunnel where there is one.
+    pub tls: Option<Arc<Origination>>,
+}
+
+/// What one object says about TLS to the endpoints of services (`BackendTLSPolicy`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct BackendTls {
+    /// Namespace of the object.
+    pub namespace: Text,
+    /// Its name.
+    pub name: Text,
+    /// When it was made, seconds since 1970. Of several for the same the oldest holds.
+    pub created: i64,
+    /// Services, or one port of them, which goes before the whole.
+    pub targets: Vec<(NamespacedHostname, Option<u16>)>,
+    /// What it says.
+    pub tls: Arc<Origination>,
+}
+
+impl BackendTls {
+    /// The key of the object, `namespace/name`.
+    pub fn key(&self) -> Text {
+        format!("{}/{}", self.namespace, self.name).into()
+    }
+
+    /// How well it fits a port of a service: for the port, then for the service, then the oldest.
+    /// `None` if it does not.
+    pub fn fit(&self, service: &NamespacedHostname, port: u16) -> Option<(bool, i64, &Text)> {
+        let of_service = self.targets.iter().filter(|(target, _)| target == service);
+        let mut whole = None;
+        for (_, only) in of_service {
+            match only {
+                Some(only) if *only == port => return Some((false, self.created, &self.name)),
+                Some(_) => {}
+                None => whole = Some((true, self.created, &self.name)),
+            }
+        }
+        whole
+    }
+}
+
+/// TLS that a proxy begins.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Origination {
+    /// Like this.
+    Tls(ClientTls),
+    /// Nothing can be sent, for this reason: never in plain text.
+    Unusable(Text),
+}
+
+/// How a server is asked for, and what it must show.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientTls {
+    /// The name that is asked for.
+    pub server: Text,
+    /// Names of which its certificate must have one; without any, the one that is asked for.
+    pub names: Vec<TlsName>,
+    /// Authorities in PEM; those of the system without.
+    pub authorities: Option<Text>,
+}
+
+/// A name in a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TlsName {
+    /// A DNS name.
+    Dns(Text),
+    /// A URI.
+    Uri(Text),
 }
 
 /// How an endpoint is chosen.

@@ -66,6 +66,8 @@ fn settings(m: pb::TrafficSettings) -> Result<Settings, ConvertError> {
         outlier: outlier.transpose()?,
         connect_timeout: time(m.connect_timeout)?,
         idle_timeout: time(m.idle_timeout)?,
+        // Another object says it.
+        tls: None,
     })
 }
 
@@ -214,6 +216,7 @@ mod tests {
                 }),
                 connect_timeout: Some(Duration::from_millis(100)),
                 idle_timeout: None,
+                tls: None,
             };
             let policy = TrafficPolicy {
                 namespace: "shop".into(),

@@ -10,6 +10,7 @@ mod generated {
 
 pub mod convert;
 mod convert_access;
+mod convert_backend_tls;
 mod convert_policy;
 mod convert_provider;
 mod convert_route;
@@ -76,6 +77,8 @@ pub mod type_url {
     pub const TRAFFIC: &str = "type.googleapis.com/ambit.l7.v1.TrafficPolicy";
     /// What is told about requests ([`crate::l7::Telemetry`]).
     pub const TELEMETRY: &str = "type.googleapis.com/ambit.l7.v1.Telemetry";
+    /// TLS to the endpoints of services ([`crate::l7::BackendTls`]).
+    pub const BACKEND_TLS: &str = "type.googleapis.com/ambit.l7.v1.BackendTls";
     /// A policy where requests are seen ([`crate::l7::Policy`]).
     pub const POLICY: &str = "type.googleapis.com/ambit.l7.v1.Policy";
 }

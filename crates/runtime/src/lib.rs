@@ -15,5 +15,6 @@ pub mod log;
 pub mod metrics;
 pub mod process;
 pub mod ready;
+pub mod roots;
 pub mod signals;
 pub mod workers;

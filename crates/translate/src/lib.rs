@@ -6,6 +6,7 @@
 //! answer. Nothing here does I/O, and nothing panics on any object.
 
 pub mod authentications;
+pub mod backend_tls;
 mod durations;
 pub mod facts;
 pub mod findings;

@@ -9,6 +9,7 @@
 //!   An idle connection holds no buffer.
 
 mod direction;
+mod origin;
 mod queue;
 mod tcp;
 mod tunnel;
@@ -78,12 +79,16 @@ mod sealed {
     }
 }
 
-/// A connection that can be copied: [`tokio::net::TcpStream`] or
-/// [`hbone::Stream`](crate::hbone::Stream).
+/// A connection that can be copied: [`tokio::net::TcpStream`], [`hbone::Stream`](crate::hbone::Stream)
+/// or [`tls::OriginStream`](crate::tls::OriginStream).
 pub trait Endpoint: sealed::Side {}
 
 impl Endpoint for tokio::net::TcpStream {}
 impl Endpoint for crate::hbone::Stream {}
+impl<S> Endpoint for crate::tls::OriginStream<S> where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send
+{
+}
 
 /// Copies until both directions have ended, and closes both sides.
 ///

@@ -8,6 +8,7 @@
 mod certificate;
 mod coalesce;
 mod hello;
+mod origin;
 mod read_ahead;
 mod stream;
 mod verify;
@@ -19,6 +20,7 @@ use rustls::version::{TLS12, TLS13};
 
 pub use certificate::{CertificateError, TlsOptions, WorkloadCertificate};
 pub use hello::{Hello, hello};
+pub use origin::{Origin, OriginError, OriginName, OriginRoots, OriginStream};
 pub use stream::{AcceptError, TlsStream, accept, connect};
 
 /// The versions, suites and groups of every connection, from the one crypto library of the house.

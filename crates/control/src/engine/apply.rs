@@ -37,6 +37,9 @@ impl Engine {
             Change::Class(name, observed) => self.class(name, observed),
             Change::Gateway(key, observed) => self.gateway(key, observed),
             Change::Route(kind, key, observed) => self.route(kind, key, observed),
+            Change::BackendTls(key, observed) => {
+                self.backend_tls(key, observed.map(|observed| *observed));
+            }
             Change::ClassDefaults(key, defaults) => self.class_defaults(key, defaults),
             Change::ConfigMap(key, data) => self.config_map(key, data),
             Change::MeshConfig(config) => self.mesh_config(config),
@@ -168,6 +171,7 @@ impl Engine {
         if appeared || relabelled {
             self.service_of_routes(&key, appeared);
         }
+        self.backend_tls_of(&key.namespace);
         self.dirty.services.insert(key);
     }
 

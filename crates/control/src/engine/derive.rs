@@ -67,6 +67,9 @@ impl Engine {
         output.l7.extend(authentications);
         let traffic = dirty.traffic.iter().map(|key| tables.derive_traffic(key));
         output.l7.extend(traffic);
+        let backend_tls = dirty.backend_tls.iter();
+        let backend_tls = backend_tls.map(|key| tables.derive_backend_tls(key));
+        output.l7.extend(backend_tls);
         if dirty.mesh_telemetry {
             let mesh = telemetry::of_mesh(&tables.mesh);
             output.l7.push(L7Change::Telemetry(Box::new(mesh)));
@@ -90,6 +93,7 @@ impl Dirty {
             .extend(tables.authentications.keys().cloned());
         self.traffic.extend(tables.traffic.keys().cloned());
         self.telemetry.extend(tables.telemetry.keys().cloned());
+        self.backend_tls.extend(tables.backend_tls.keys().cloned());
         self.mesh_telemetry = true;
         self.routes.extend(tables.routes.keys().cloned());
         self.static_strict = true;

@@ -28,6 +28,8 @@ pub(super) struct Dirty {
     pub authentications: BTreeSet<ObjectKey>,
     /// How endpoints are chosen and spared.
     pub traffic: BTreeSet<ObjectKey>,
+    /// TLS to the endpoints of services.
+    pub backend_tls: BTreeSet<ObjectKey>,
     /// What is told about requests.
     pub telemetry: BTreeSet<ObjectKey>,
     /// What the mesh configuration says of it.

@@ -59,9 +59,18 @@ impl Engine {
     /// ConfigMaps that objects name.
     pub fn config_maps(&self) -> BTreeSet<ObjectKey> {
         let gateways = self.tables.gateways.values();
-        gateways
-            .filter_map(|entry| parameters_of(&entry.facts)?.ok())
-            .collect()
+        let parameters = gateways.filter_map(|entry| parameters_of(&entry.facts)?.ok());
+        let mut maps = self.tables.authority_maps();
+        maps.extend(parameters);
+        maps
+    }
+
+    /// Others may be named than before.
+    pub(super) fn config_maps_differ(&mut self) {
+        self.dirty.config_maps = true;
+        let wanted = self.config_maps();
+        let held = &mut self.tables.config_maps;
+        held.retain(|key, _| wanted.contains(key));
     }
 
     pub(super) fn class_defaults(&mut self, key: ObjectKey, defaults: Option<ClassDefaults>) {
@@ -74,6 +83,7 @@ impl Engine {
     }
 
     pub(super) fn config_map(&mut self, key: ObjectKey, data: Option<ConfigMapData>) {
+        self.backend_tls_of(&key.namespace);
         self.tables.config_maps.insert(key, data);
         self.gateways_differ();
     }
@@ -134,11 +144,7 @@ impl Engine {
             return;
         }
         self.dirty.gateways = true;
-        self.dirty.config_maps = true;
-        let wanted = self.config_maps();
-        self.tables
-            .config_maps
-            .retain(|key, _| wanted.contains(key));
+        self.config_maps_differ();
         self.stale_statuses.namespace(&key.namespace);
         self.mark_bound(&key);
     }

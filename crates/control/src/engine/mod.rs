@@ -6,6 +6,7 @@
 //! test is a list of changes and a look at the output.
 
 mod apply;
+mod backend_tls;
 mod derive;
 mod dirty;
 mod gateways;
@@ -18,17 +19,18 @@ mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ambit_kube_api::gateway_api::RouteStatus;
 use ambit_kube_api::gateway_api::gateway::GatewayStatus;
+use ambit_kube_api::gateway_api::{PolicyStatus, RouteStatus};
 use ambit_kube_api::status::Condition;
 use ambit_model::access::AccessPolicy;
 use ambit_model::policy::Authorization;
 use ambit_model::route::Route;
 use ambit_model::telemetry::Telemetry;
 use ambit_model::token::Authentication;
-use ambit_model::traffic::TrafficPolicy;
+use ambit_model::traffic::{BackendTls, TrafficPolicy};
 use ambit_model::{Service, Text, Workload};
 use ambit_translate::authentications::{AuthenticationFacts, KeySource};
+use ambit_translate::backend_tls::BackendTlsFacts;
 use ambit_translate::overlays::ClassDefaults;
 use ambit_translate::peer_authentication::PeerFacts;
 use ambit_translate::policies::PolicyFacts;
@@ -89,6 +91,8 @@ pub enum Kind {
     TcpRoute,
     /// Routes of TLS.
     TlsRoute,
+    /// TLS to the endpoints of services.
+    BackendTlsPolicy,
     /// The ConfigMap with the mesh configuration.
     MeshConfig,
     /// ConfigMaps with what holds for all gateways of a class.
@@ -97,7 +101,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::Namespace,
         Kind::Node,
         Kind::Pod,
@@ -114,6 +118,7 @@ impl Kind {
         Kind::GrpcRoute,
         Kind::TcpRoute,
         Kind::TlsRoute,
+        Kind::BackendTlsPolicy,
         Kind::MeshConfig,
         Kind::ClassDefaults,
     ];
@@ -137,6 +142,7 @@ impl Kind {
             Kind::GrpcRoute => "GRPCRoute",
             Kind::TcpRoute => "TCPRoute",
             Kind::TlsRoute => "TLSRoute",
+            Kind::BackendTlsPolicy => "BackendTLSPolicy",
             Kind::MeshConfig => "MeshConfig",
             Kind::ClassDefaults => "ClassDefaults",
         }
@@ -174,6 +180,11 @@ pub enum Change {
     Gateway(ObjectKey, Option<Observed<GatewayFacts, GatewayStatus>>),
     /// A route, with its status.
     Route(Kind, ObjectKey, Option<Observed<RouteFacts, RouteStatus>>),
+    /// A `BackendTLSPolicy`, with its status.
+    BackendTls(
+        ObjectKey,
+        Option<Box<Observed<BackendTlsFacts, PolicyStatus>>>,
+    ),
     /// The mesh configuration.
     MeshConfig(MeshConfig),
     /// What holds for all gateways of a class.
@@ -234,6 +245,10 @@ pub enum L7Change {
     Traffic(Box<TrafficPolicy>),
     /// The name of such an object that is gone.
     TrafficGone(Text),
+    /// TLS to the endpoints of services.
+    BackendTls(Box<BackendTls>),
+    /// The name of such an object that is gone.
+    BackendTlsGone(Text),
     /// What is told about requests.
     Telemetry(Box<Telemetry>),
     /// The name of such an object that is gone.

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use ambit_kube_api::gateway_api::gateway::GatewayStatus;
-use ambit_kube_api::gateway_api::{self, GATEWAY_CONTROLLER, RouteStatus};
+use ambit_kube_api::gateway_api::{
+    self, GATEWAY_CONTROLLER, MESH_CONTROLLER, PolicyStatus, RouteStatus,
+};
 use ambit_kube_api::selector::PolicyTargetReference;
 use ambit_kube_api::status::Condition;
 use ambit_model::Text;
@@ -56,6 +58,13 @@ pub enum Subject {
         desired: GatewayStatus,
         /// What is said now.
         existing: GatewayStatus,
+    },
+    /// Of a policy of the Gateway API.
+    Policy {
+        /// All of it, with what others say.
+        desired: PolicyStatus,
+        /// What is said now.
+        existing: PolicyStatus,
     },
     /// Of a route.
     Route {
@@ -133,6 +142,7 @@ impl Tables {
         let policy = |key: &ObjectKey| (Kind::AuthorizationPolicy, key.clone());
         let peer = |key: &ObjectKey| (Kind::PeerAuthentication, key.clone());
         let token = |key: &ObjectKey| (Kind::RequestAuthentication, key.clone());
+        let backend_tls = |key: &ObjectKey| (Kind::BackendTlsPolicy, key.clone());
         if stale.everything {
             let classes = self
                 .classes
@@ -149,6 +159,7 @@ impl Tables {
                 .chain(self.gateways.keys().map(|key| (Kind::Gateway, key.clone())))
                 .chain(classes.map(|key| (Kind::GatewayClass, key)))
                 .chain(routes.map(|(route, key)| (kind_of(*route), key.clone())))
+                .chain(self.backend_tls.keys().map(backend_tls))
                 .collect();
         }
         let mut objects = stale.objects.clone();
@@ -175,6 +186,7 @@ impl Tables {
             Kind::Service => self.of_service(key)?,
             Kind::GatewayClass => self.of_class(key)?,
             Kind::Gateway => self.of_gateway(key)?,
+            Kind::BackendTlsPolicy => self.of_backend_tls(key)?,
             Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute | Kind::TlsRoute => {
                 self.of_route(kind, key)?
             }
@@ -290,6 +302,24 @@ impl Tables {
         let desired = gateway_status::waypoint(&self.mesh, &entry.facts, made);
         (without_times(&entry.status) != desired).then(|| Subject::Gateway {
             desired,
+            existing: entry.status.clone(),
+        })
+    }
+
+    fn of_backend_tls(&self, key: &ObjectKey) -> Option<Subject> {
+        let entry = self.backend_tls.get(key)?;
+        self.is_active(key, &entry.facts.labels).then_some(())?;
+        let ours = self.translated_tls(&entry.facts).ancestors;
+        let said = entry.status.ancestors.iter();
+        let (our_said, others): (Vec<_>, Vec<_>) =
+            said.partition(|a| a.controller_name == MESH_CONTROLLER);
+        let unchanged = ours.len() == our_said.len()
+            && ours.iter().zip(&our_said).all(|(a, b)| {
+                a.ancestor_ref == b.ancestor_ref && all_same(&a.conditions, &b.conditions)
+            });
+        let ancestors = others.into_iter().cloned().chain(ours).collect();
+        (!unchanged).then(|| Subject::Policy {
+            desired: PolicyStatus { ancestors },
             existing: entry.status.clone(),
         })
     }

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::OnceLock;
 
-use ambit_kube_api::gateway_api::RouteStatus;
 use ambit_kube_api::gateway_api::gateway::GatewayStatus;
+use ambit_kube_api::gateway_api::{PolicyStatus, RouteStatus};
 use ambit_kube_api::status::Condition;
 use ambit_model::Text;
 use ambit_model::access::Attachment;
 use ambit_model::route::RouteKind;
 use ambit_translate::authentications::{AuthenticationFacts, FetchedKeys};
+use ambit_translate::backend_tls::BackendTlsFacts;
 use ambit_translate::labels::selects;
 use ambit_translate::overlays::ClassDefaults;
 use ambit_translate::peer_authentication::PeerFacts;
@@ -75,6 +76,13 @@ pub(super) struct RouteEntry {
     pub status: RouteStatus,
 }
 
+/// A `BackendTLSPolicy`.
+#[derive(Debug)]
+pub(super) struct BackendTlsEntry {
+    pub facts: BackendTlsFacts,
+    pub status: PolicyStatus,
+}
+
 /// Kind and name of a route.
 pub(super) type RouteKey = (RouteKind, ObjectKey);
 
@@ -101,6 +109,7 @@ pub(super) struct Tables {
     pub authentications: BTreeMap<ObjectKey, AuthenticationEntry>,
     pub traffic: BTreeMap<ObjectKey, TrafficFacts>,
     pub telemetry: BTreeMap<ObjectKey, TelemetryFacts>,
+    pub backend_tls: BTreeMap<ObjectKey, BackendTlsEntry>,
     /// Keys that have been fetched.
     pub keys: FetchedKeys,
     pub classes: BTreeMap<Text, ClassEntry>,
@@ -138,6 +147,7 @@ impl Tables {
             authentications: BTreeMap::new(),
             traffic: BTreeMap::new(),
             telemetry: BTreeMap::new(),
+            backend_tls: BTreeMap::new(),
             keys: FetchedKeys::new(),
             classes: BTreeMap::new(),
             gateways: BTreeMap::new(),

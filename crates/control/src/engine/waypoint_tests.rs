@@ -3,7 +3,7 @@
 use super::*;
 use ambit_kube_api::gateway_api::{Gateway, HTTPRoute};
 use ambit_kube_api::{AuthorizationPolicy, status};
-use ambit_model::traffic::Balance;
+use ambit_model::traffic::{Balance, Origination};
 use ambit_model::workload::GatewayDestination;
 use ambit_translate::mesh_config;
 use serde_json::{Value, json};
@@ -107,6 +107,10 @@ fn reason(subject: &Subject) -> String {
             .map(reason)
             .collect::<Vec<_>>()
             .join(" "),
+        Subject::Policy { desired, .. } => {
+            let conditions = desired.ancestors.iter().flat_map(|a| &a.conditions);
+            conditions.map(reason).collect::<Vec<_>>().join(" ")
+        }
         Subject::Route { desired, .. } => {
             let conditions = desired.parents.iter().flat_map(|p| &p.conditions);
             conditions.map(reason).collect::<Vec<_>>().join(" ")
@@ -385,4 +389,80 @@ fn what_is_told_of_requests_is_sent_to_waypoints() {
     let gone = Change::Telemetry(ObjectKey::new("shop", "t"), None);
     let output = engine.apply([gone]);
     assert!(matches!(&output.l7[..], [L7Change::TelemetryGone(name)] if **name == *"shop/t"));
+}
+
+/// Until its authorities are there, nothing goes to its services.
+#[test]
+fn tls_to_endpoints_follows_its_service_and_its_authorities() {
+    let mut engine = engine();
+    engine.apply([service("cart", json!({}))]);
+    engine.take_statuses();
+    let policy = |name: &str, created: &str| {
+        let object = json!({
+            "metadata": {"name": name, "namespace": "shop", "creationTimestamp": created},
+            "spec": {
+                "targetRefs": [{"group": "", "kind": "Service", "name": "cart"}],
+                "validation": {
+                    "hostname": "cart",
+                    "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "ca"}],
+                },
+            },
+        });
+        let facts = BackendTlsFacts::of(&serde_json::from_value(object).unwrap());
+        let observed = Observed {
+            facts,
+            status: PolicyStatus::default(),
+        };
+        Change::BackendTls(ObjectKey::new("shop", name), Some(Box::new(observed)))
+    };
+    let usable = |output: &Output| {
+        let policies = output.l7.iter().filter_map(|change| match change {
+            L7Change::BackendTls(policy) => Some((&*policy.name, &policy.tls)),
+            _ => None,
+        });
+        let usable = policies.map(|(name, tls)| {
+            let usable = matches!(**tls, Origination::Tls(_));
+            (name.to_owned(), usable)
+        });
+        usable.collect::<Vec<_>>()
+    };
+    let old = "2026-01-01T00:00:00Z";
+    let output = engine.apply([policy("old", old)]);
+    assert!(output.config_maps);
+    assert_eq!(usable(&output), [("old".to_owned(), false)]);
+    let map = ObjectKey::new("shop", "ca");
+    assert_eq!(engine.config_maps(), [map.clone()].into());
+    let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let data = ConfigMapData::from([("ca.crt".to_owned(), pem.to_owned())]);
+    let output = engine.apply([Change::ConfigMap(map.clone(), Some(data))]);
+    assert_eq!(usable(&output), [("old".to_owned(), true)]);
+    let said = |engine: &mut Engine| -> Vec<(String, String)> {
+        let statuses = statuses(engine).into_iter();
+        let of_tls = statuses.filter(|(name, _)| name.starts_with("BackendTLSPolicy"));
+        of_tls.map(|(name, s)| (name, reason(&s))).collect()
+    };
+    let of =
+        |name: &str, reasons: &str| (format!("BackendTLSPolicy shop/{name}"), reasons.to_owned());
+    assert_eq!(said(&mut engine), [of("old", "Accepted ResolvedRefs")]);
+
+    // A younger one for the same has no effect; without its authorities none has.
+    let output = engine.apply([policy("young", "2026-01-02T00:00:00Z")]);
+    assert_eq!(usable(&output), [("old".to_owned(), true)]);
+    let both = [
+        of("old", "Accepted ResolvedRefs"),
+        of("young", "Conflicted ResolvedRefs"),
+    ];
+    assert_eq!(said(&mut engine), both);
+    let output = engine.apply([Change::ConfigMap(map, None)]);
+    assert_eq!(usable(&output), [("old".to_owned(), false)]);
+    let gone = Change::BackendTls(ObjectKey::new("shop", "old"), None);
+    let output = engine.apply([gone]);
+    assert_eq!(usable(&output), [("young".to_owned(), false)]);
+    engine.take_statuses();
+    let gone = Change::Service(ObjectKey::new("shop", "cart"), None);
+    assert_eq!(usable(&engine.apply([gone])), []);
+    assert_eq!(
+        said(&mut engine),
+        [of("young", "TargetNotFound InvalidCACertificateRef")]
+    );
 }

@@ -8,8 +8,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use crate::gateway_api::class::{GatewayClassSpec, GatewayClassStatus};
 use crate::gateway_api::gateway::GatewayStatus;
 use crate::gateway_api::{
-    GRPCRoute, Gateway, GatewayClass, GatewaySpec, GrpcRouteSpec, HTTPRoute, HttpRouteSpec,
-    RouteStatus, TCPRoute, TLSRoute, TcpRouteSpec, TlsRouteSpec,
+    BackendTLSPolicy, BackendTlsPolicySpec, GRPCRoute, Gateway, GatewayClass, GatewaySpec,
+    GrpcRouteSpec, HTTPRoute, HttpRouteSpec, PolicyStatus, RouteStatus, TCPRoute, TLSRoute,
+    TcpRouteSpec, TlsRouteSpec,
 };
 use crate::networking::{DestinationRule, DestinationRuleSpec};
 use crate::security::{
@@ -191,10 +192,17 @@ const TLS_ROUTE: GatewayDefinition = GatewayDefinition {
     ..TCP_ROUTE
 };
 
+const BACKEND_TLS_POLICY: GatewayDefinition = GatewayDefinition {
+    description: "TLS to the endpoints of a service.",
+    short_names: &["btlspolicy"],
+    ..TCP_ROUTE
+};
+
 /// The definitions of the Gateway API that the mesh reads, for clusters that have none: types and
 /// limits of the released ones, without their rules.
 pub fn gateway_api() -> Result<Vec<CustomResourceDefinition>, CrdError> {
     Ok(vec![
+        BACKEND_TLS_POLICY.build::<BackendTLSPolicy, BackendTlsPolicySpec, PolicyStatus>()?,
         GATEWAY_CLASS.build::<GatewayClass, GatewayClassSpec, GatewayClassStatus>()?,
         GATEWAY.build::<Gateway, GatewaySpec, GatewayStatus>()?,
         GRPC_ROUTE.build::<GRPCRoute, GrpcRouteSpec, RouteStatus>()?,

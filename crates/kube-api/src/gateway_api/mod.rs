@@ -1,5 +1,6 @@
 //! `gateway.networking.k8s.io`: gateways, and routes to what is behind them.
 
+pub mod backend_tls_policy;
 pub mod class;
 pub mod filters;
 pub mod gateway;
@@ -10,6 +11,7 @@ pub mod route_status;
 pub mod tcp_route;
 pub mod tls_route;
 
+pub use backend_tls_policy::{BackendTLSPolicy, BackendTlsPolicySpec, PolicyStatus};
 pub use class::GatewayClass;
 pub use gateway::{Gateway, GatewaySpec};
 pub use grpc_route::{GRPCRoute, GrpcRouteSpec};

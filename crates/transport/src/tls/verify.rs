@@ -53,7 +53,7 @@ pub(crate) fn identity_of(certificate: &CertificateDer<'_>) -> Option<Identity> 
         .find_map(|name| name.parse().ok())
 }
 
-fn names_of(certificate: &CertificateDer<'_>) -> Result<Vec<String>, Error> {
+pub(super) fn names_of(certificate: &CertificateDer<'_>) -> Result<Vec<String>, Error> {
     uri_names(certificate).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))
 }
 
