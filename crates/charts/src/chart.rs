@@ -155,6 +155,33 @@ pub fn gateway_api() -> Result<Vec<Value>, ChartError> {
         .collect()
 }
 
+/// Lets the definition of `Gateway` take gateways as the first release of ambient mode had them: of
+/// version `v1alpha2`, without listeners. False if it does so already.
+pub fn take_legacy_gateways(definition: &mut Value) -> bool {
+    const OLD: &str = "v1alpha2";
+    let Some(versions) = definition["spec"]["versions"].as_array_mut() else {
+        return false;
+    };
+    let before = versions.clone();
+    for version in versions.iter_mut() {
+        let spec = version.pointer_mut("/schema/openAPIV3Schema/properties/spec/required");
+        if let Some(required) = spec.and_then(Value::as_array_mut) {
+            required.retain(|field| field != "listeners");
+        }
+        if version["name"] == OLD {
+            version["served"] = true.into();
+        }
+    }
+    let stored = versions.iter().find(|version| version["storage"] == true);
+    if let (false, Some(stored)) = (versions.iter().any(|v| v["name"] == OLD), stored) {
+        let mut old = stored.clone();
+        old["name"] = OLD.into();
+        old["storage"] = false.into();
+        versions.push(old);
+    }
+    *versions != before
+}
+
 /// All files of an embedded chart, sorted by path.
 fn embedded(name: &str) -> Result<Vec<(String, String)>, ChartError> {
     let prefix = format!("{name}/");
@@ -232,6 +259,27 @@ mod tests {
             assert_eq!(built_in.crds, read.crds, "{name}");
             assert_eq!(built_in.app_version, env!("CARGO_PKG_VERSION"), "{name}");
         }
+    }
+
+    #[test]
+    fn gateways_of_the_first_release() {
+        let all = gateway_api().unwrap();
+        let name = "gateways.gateway.networking.k8s.io";
+        let mut gateways = all.into_iter().filter(|d| d["metadata"]["name"] == name);
+        let mut definition = gateways.next().unwrap();
+        assert!(take_legacy_gateways(&mut definition));
+        let versions = definition["spec"]["versions"].as_array().unwrap();
+        let old = versions.iter().find(|v| v["name"] == "v1alpha2").unwrap();
+        assert_eq!(
+            (&old["served"], &old["storage"]),
+            (&true.into(), &false.into())
+        );
+        for version in versions {
+            let required = version.pointer("/schema/openAPIV3Schema/properties/spec/required");
+            let required = required.unwrap().as_array().unwrap();
+            assert!(!required.iter().any(|field| field == "listeners"));
+        }
+        assert!(!take_legacy_gateways(&mut definition));
     }
 
     #[test]

@@ -12,6 +12,6 @@ pub mod render;
 pub mod set;
 pub mod values;
 
-pub use chart::{Chart, ChartError, Source, gateway_api};
+pub use chart::{Chart, ChartError, Source, gateway_api, take_legacy_gateways};
 pub use mesh::{ComponentKind, Manifest, MeshError, MeshOptions, render_mesh};
 pub use render::{Release, RenderError};

@@ -114,6 +114,8 @@ pub struct Manifest {
     pub components: Vec<Component>,
     /// What was ignored because of [`MeshOptions::force`].
     pub warnings: Vec<String>,
+    /// Waypoints of the first release are understood (`compat.legacyWaypoint`).
+    pub legacy_waypoint: bool,
 }
 
 /// The objects of one component.
@@ -238,6 +240,7 @@ pub fn render_mesh(options: &MeshOptions) -> Result<Manifest, MeshError> {
         revision,
         components,
         warnings,
+        legacy_waypoint: at(&values, &["compat", "legacyWaypoint"]) == Some(&Value::Bool(true)),
     })
 }
 
@@ -281,7 +284,7 @@ fn known_spec(charts: &[Chart]) -> Value {
     };
     json!({
         "profile": null, "hub": null, "tag": null, "namespace": null, "revision": null,
-        "meshConfig": {},
+        "meshConfig": {}, "compat": {"legacyWaypoint": null},
         "components": {"base": component, "pilot": component, "cni": component, "ztunnel": component},
         "values": {
             "global": global, "meshConfig": {}, "profile": null, "platform": null, "revision": null,
@@ -301,6 +304,9 @@ fn shared_values(spec: &Value, namespace: &str, revision: &str) -> Value {
     }
     if !revision.is_empty() {
         top["revision"] = json!(revision);
+    }
+    if let Some(compat) = spec.get("compat").filter(|c| c.is_object()) {
+        top["compat"] = compat.clone();
     }
     if let Some(mesh) = spec.get("meshConfig").filter(|m| m.is_object()) {
         top["meshConfig"] = mesh.clone();

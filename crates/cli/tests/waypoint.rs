@@ -239,3 +239,54 @@ fn connections_follow_a_tcp_route() -> Result<()> {
         Ok(())
     })
 }
+
+/// As the first release of ambient mode wrote it.
+const FIRST_RELEASE: &str = "
+apiVersion: gateway.networking.k8s.io/v1alpha2
+kind: Gateway
+metadata:
+  name: gateway-helloworld
+  annotations:
+    istio.io/service-account: sleep
+spec:
+  gatewayClassName: istio-mesh
+";
+
+#[test]
+fn a_waypoint_of_the_first_release() -> Result<()> {
+    let cluster = Cluster::up("first-release")?;
+    cluster.ambit("install -y --set profile=ambient --set compat.legacyWaypoint=true")?;
+    for sample in ["helloworld", "sleep"] {
+        let folder = repository().join("samples").join(sample);
+        cluster.kubectl(&format!("apply -f {}", folder.display()))?;
+    }
+    cluster.kubectl("label namespace default istio.io/dataplane-mode=ambient --overwrite=true")?;
+    cluster.kubectl("wait --for=condition=Available deployment --all --timeout=60s")?;
+    cluster.apply(FIRST_RELEASE)?;
+    let programmed = "wait gateway/gateway-helloworld --for=condition=Programmed --timeout=60s";
+    cluster.kubectl(programmed)?;
+    cluster.apply(
+        "
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: logs}
+spec: {accessLogging: [{providers: [{name: envoy}]}]}
+",
+    )?;
+    eventually(20, || {
+        let asked =
+            cluster.kubectl("exec deploy/sleep -- curl -s --max-time 5 helloworld:5000/hello")?;
+        ensure!(asked.starts_with("Hello version"), "{asked}");
+        let logs = cluster.kubectl("logs deploy/gateway-helloworld")?;
+        let line = "inbound-vip|5000|http|helloworld.default.svc.cluster.local";
+        ensure!(logs.contains(line), "{logs}");
+        Ok(())
+    })?;
+    cluster.kubectl("delete gateways.v1alpha2.gateway.networking.k8s.io gateway-helloworld")?;
+    eventually(20, || {
+        let table = cluster.ambit("ztunnel-config services --service-namespace default")?;
+        let bound = |line: &str| line.contains(" helloworld ") && line.contains(" gateway-");
+        ensure!(!table.lines().any(bound), "{table}");
+        Ok(())
+    })
+}

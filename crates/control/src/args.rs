@@ -182,6 +182,7 @@ impl Settings {
                 root_namespace: namespace.as_str().into(),
                 revision: revision.as_str().into(),
                 last_hop: env.parsed_with("LAST_HOP", str::parse)?.unwrap_or_default(),
+                legacy_waypoint: env.flag("COMPAT_LEGACY_WAYPOINT", false)?,
                 tracing: Tracing {
                     sampling: Some(sampling(env)?),
                     ..Tracing::default()

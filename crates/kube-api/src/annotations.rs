@@ -25,6 +25,9 @@ pub const NAME_OVERRIDE: &str = "gateway.istio.io/name-override";
 /// On gateways: service account of their pods.
 pub const GATEWAY_SERVICE_ACCOUNT: &str = "gateway.istio.io/service-account";
 
+/// On gateways of the first release: service account of the workloads that they are for.
+pub const LEGACY_SERVICE_ACCOUNT: &str = "istio.io/service-account";
+
 /// On pods: written by the sidecar injector; such a pod is never captured.
 pub const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
 

@@ -77,6 +77,9 @@ pub async fn install(
     if options.gateway_api {
         run.gateway_api().await?;
     }
+    if manifest.legacy_waypoint {
+        run.legacy_gateways().await?;
+    }
     let component = |kind| manifest.components.iter().find(move |c| c.kind == kind);
     let step = |kind| async move {
         match component(kind) {
@@ -167,6 +170,29 @@ impl Run<'_> {
             });
         }
         (self.progress)(Event::GatewayApi);
+        Ok(())
+    }
+
+    /// Lets the definition of gateways, whoever made it, take those of the first release.
+    async fn legacy_gateways(&self) -> Result<(), OperatorError> {
+        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
+        let name = "gateways.gateway.networking.k8s.io";
+        let object = describe("CustomResourceDefinition", "", name);
+        let failed = |what, e| OperatorError::api(what, &object, e);
+        let definition = api.get(name).await.map_err(|e| failed("reading", e))?;
+        let mut changed = serde_json::json!(definition);
+        if !ambit_charts::take_legacy_gateways(&mut changed) {
+            return Ok(());
+        }
+        let params = PatchParams {
+            dry_run: self.options.dry_run,
+            field_manager: Some(FIELD_MANAGER.into()),
+            ..PatchParams::default()
+        };
+        let versions = serde_json::json!({"spec": {"versions": changed["spec"]["versions"]}});
+        api.patch(name, &params, &Patch::Merge(versions))
+            .await
+            .map_err(|e| failed("changing", e))?;
         Ok(())
     }
 

@@ -32,6 +32,8 @@ pub struct Mesh {
     pub dry_run: bool,
     /// Whether workloads behind HTTP policy can be reached around their waypoint.
     pub last_hop: LastHop,
+    /// Waypoints of the first release are understood.
+    pub legacy_waypoint: bool,
     /// Who can be asked about requests, and told of them.
     pub providers: Providers,
     /// Where access logs go of which nobody says more.
@@ -51,6 +53,7 @@ impl Default for Mesh {
             revision: labels::DEFAULT_REVISION.into(),
             dry_run: false,
             last_hop: LastHop::default(),
+            legacy_waypoint: false,
             providers: Providers::default(),
             logs: Vec::new(),
             tracing: Tracing {

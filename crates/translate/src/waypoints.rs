@@ -46,6 +46,8 @@ pub struct Subject<'a> {
     pub labels: &'a Labels,
     /// Labels of its namespace.
     pub namespace_labels: &'a Labels,
+    /// A waypoint of the first release that is for it unless labels say something else.
+    pub legacy: Option<&'a ObjectKey>,
 }
 
 /// The waypoint that labels ask for.
@@ -116,7 +118,10 @@ pub fn wanted(subject: &Subject<'_>) -> Option<Wanted> {
     }
     let (gateway, inherited) = match named(subject.labels) {
         Some(own) => (own, false),
-        None => (named(subject.namespace_labels)?, true),
+        None => {
+            let of_namespace = named(subject.namespace_labels);
+            (of_namespace.or_else(|| subject.legacy.cloned())?, true)
+        }
     };
     (*gateway.name != *keys::USE_WAYPOINT_NONE).then_some(Wanted { gateway, inherited })
 }
@@ -132,7 +137,7 @@ pub fn bind<'a>(
     let Some((gateway, class)) = gateways(&key) else {
         return Some(Err(Refusal::NotReady(key)));
     };
-    if !is_for(gateway, class, subject.traffic) {
+    if !gateway.is_legacy() && !is_for(gateway, class, subject.traffic) {
         let traffic = subject.traffic;
         // Of two kinds of traffic a namespace asks for both, and gets the one that there is.
         return (!wanted.inherited).then_some(Err(Refusal::Traffic {
@@ -249,6 +254,7 @@ mod tests {
             traffic,
             namespace: &"shop".into(),
             labels: &own,
+            legacy: None,
             namespace_labels: &namespace,
         };
         let find = |key: &ObjectKey| (*key == gateway.key).then_some((gateway, None));

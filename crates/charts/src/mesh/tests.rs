@@ -292,3 +292,13 @@ fn every_object_says_who_owns_it() {
         }
     }
 }
+
+#[test]
+fn waypoints_of_the_first_release_are_asked_for_by_one_value() {
+    let plain = mesh(&["profile=ambient"]);
+    let compat = mesh(&["profile=ambient", "compat.legacyWaypoint=true"]);
+    assert!(!plain.legacy_waypoint && compat.legacy_waypoint);
+    let istiod = |manifest: &Manifest| find(manifest, "Deployment", "istiod").to_string();
+    assert!(!istiod(&plain).contains("COMPAT_LEGACY_WAYPOINT"));
+    assert!(istiod(&compat).contains("COMPAT_LEGACY_WAYPOINT"));
+}

@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_kube_api::gateway_api::{GatewayClass, MESH_CONTROLLER, WAYPOINT_CLASS};
+use ambit_kube_api::gateway_api::{
+    GatewayClass, LEGACY_WAYPOINT_CLASS, MESH_CONTROLLER, WAYPOINT_CLASS,
+};
 use ambit_kube_api::labels;
 use ambit_translate::{GatewayFacts, ObjectKey};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -133,11 +135,14 @@ impl Deployer {
 
     /// Applies what is not applied yet; false if something has to be tried again.
     async fn make_all(&self, applied: &mut BTreeMap<ObjectKey, Objects>) -> bool {
-        let mut done = self.make_class().await;
         let (mesh, gateways) = {
             let engine = self.state.read();
             (engine.mesh().clone(), engine.waypoints())
         };
+        let mut done = self.make_class(WAYPOINT_CLASS).await;
+        if mesh.legacy_waypoint {
+            done &= self.make_class(LEGACY_WAYPOINT_CLASS).await;
+        }
         applied.retain(|key, _| gateways.iter().any(|wanted| wanted.gateway.key == *key));
         for wanted in &gateways {
             let gateway = &wanted.gateway;
@@ -156,13 +161,13 @@ impl Deployer {
         done
     }
 
-    /// The class of waypoints, where nobody has made it. It is never changed: it may be the user's.
-    async fn make_class(&self) -> bool {
-        if self.state.read().has_class(WAYPOINT_CLASS) {
+    /// A class of waypoints, where nobody has made it. It is never changed: it may be the user's.
+    async fn make_class(&self, name: &str) -> bool {
+        if self.state.read().has_class(name) {
             return true;
         }
         let class = GatewayClass::new(
-            WAYPOINT_CLASS,
+            name,
             MESH_CONTROLLER,
             "The default Istio waypoint GatewayClass",
         );
@@ -172,7 +177,7 @@ impl Deployer {
             // Already there; or the kind is not: the watch says so, and comes back.
             Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => true,
             Err(error) => {
-                tracing::warn!("GatewayClass {WAYPOINT_CLASS} could not be made: {error}");
+                tracing::warn!("GatewayClass {name} could not be made: {error}");
                 false
             }
         }

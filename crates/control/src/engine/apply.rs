@@ -82,7 +82,7 @@ impl Engine {
         }
     }
 
-    fn mark_namespace(&mut self, name: &Text) {
+    pub(super) fn mark_namespace(&mut self, name: &Text) {
         let keys = |table: &mut dyn Iterator<Item = &ObjectKey>| {
             table.cloned().collect::<Vec<ObjectKey>>()
         };

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use ambit_kube_api::gateway_api::gateway::GatewayStatus;
-use ambit_kube_api::labels;
 use ambit_kube_api::status::Condition;
+use ambit_kube_api::{annotations, labels};
 use ambit_model::Text;
 use ambit_model::workload::GatewayAddress;
 use ambit_translate::gateway_status::Made;
@@ -134,14 +134,28 @@ impl Engine {
         observed: Option<Observed<GatewayFacts, GatewayStatus>>,
     ) {
         self.stale_statuses.object(Kind::Gateway, &key);
-        let new = observed.map(|Observed { facts, status }| GatewayEntry { facts, status });
+        let understood = self.tables.mesh.legacy_waypoint;
+        let new = observed.map(|Observed { facts, status }| GatewayEntry {
+            facts: if understood {
+                facts.modernized()
+            } else {
+                facts
+            },
+            status,
+        });
         let facts = new.as_ref().map(|entry| entry.facts.clone());
         let old = match new {
             Some(new) => self.tables.gateways.insert(key.clone(), new),
             None => self.tables.gateways.remove(&key),
         };
-        if old.map(|entry| entry.facts) == facts {
+        let old = old.map(|entry| entry.facts);
+        if old == facts {
             return;
+        }
+        if understood && old.iter().chain(&facts).any(GatewayFacts::is_legacy) {
+            // No label says what it is for.
+            self.mark_namespace(&key.namespace);
+            self.relabelled(&key.namespace);
         }
         self.dirty.gateways = true;
         self.config_maps_differ();
@@ -189,7 +203,31 @@ impl Engine {
 
 impl Tables {
     pub(super) fn is_waypoint(&self, facts: &GatewayFacts) -> bool {
-        facts.is_waypoint(self.class_of(facts))
+        facts.is_waypoint(self.class_of(facts)) || (self.mesh.legacy_waypoint && facts.is_legacy())
+    }
+
+    /// The waypoint of the first release that is for an object: the namespace's, and for a workload
+    /// that of its service account.
+    fn legacy<'a>(&'a self, traffic: Traffic, key: &'a ObjectKey) -> Option<&'a ObjectKey> {
+        if !self.mesh.legacy_waypoint {
+            return None;
+        }
+        let account = match traffic {
+            Traffic::Service => None,
+            Traffic::Workload => Some(&self.pods.get(key)?.service_account),
+        };
+        let is_for = |entry: &GatewayEntry| {
+            let named = entry
+                .facts
+                .annotations
+                .get(annotations::LEGACY_SERVICE_ACCOUNT);
+            entry.facts.is_legacy()
+                && (account.is_none() || named.is_none() || named == account)
+                && !entry.facts.terminating
+        };
+        let gateways = in_namespace(&self.gateways, &key.namespace);
+        let mut ours = gateways.filter(|(_, entry)| is_for(entry));
+        ours.next().map(|(key, _)| key)
     }
 
     fn class_of(&self, facts: &GatewayFacts) -> Option<&ClassFacts> {
@@ -206,6 +244,7 @@ impl Tables {
         static NONE: Labels = Labels::new();
         Subject {
             traffic,
+            legacy: self.legacy(traffic, key),
             namespace: &key.namespace,
             labels,
             namespace_labels: self

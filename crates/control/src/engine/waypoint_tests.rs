@@ -466,3 +466,92 @@ fn tls_to_endpoints_follows_its_service_and_its_authorities() {
         [of("young", "TargetNotFound InvalidCACertificateRef")]
     );
 }
+
+/// As the first release had it: no label asks for it, no listener is named.
+#[test]
+fn a_waypoint_of_the_first_release() {
+    let legacy = |annotations: Value, status: Value| {
+        let object = json!({
+            "metadata": {
+                "name": "gateway-helloworld", "namespace": "shop", "uid": "u",
+                "annotations": annotations,
+            },
+            "spec": {"gatewayClassName": "istio-mesh"},
+            "status": status,
+        });
+        let gateway: Gateway = serde_json::from_value(object).unwrap();
+        let observed = Observed {
+            facts: GatewayFacts::of(&gateway),
+            status: gateway.status.unwrap_or_default(),
+        };
+        Change::Gateway(ObjectKey::new("shop", "gateway-helloworld"), Some(observed))
+    };
+    let pod = |name: &str, account: &str| {
+        let object = json!({
+            "metadata": {"name": name, "namespace": "shop", "uid": name},
+            "spec": {"serviceAccountName": account, "nodeName": "n", "containers": []},
+            "status": {"podIP": "10.0.0.1", "phase": "Running"},
+        });
+        let facts = PodFacts::of(&serde_json::from_value(object).unwrap());
+        Change::Pod(ObjectKey::new("shop", name), Some(facts))
+    };
+    let of_account = || json!({"istio.io/service-account": "sleep"});
+    let started = |understood: bool| {
+        let mut engine = Engine::new(Settings {
+            mesh: ambit_translate::Mesh {
+                legacy_waypoint: understood,
+                ..ambit_translate::Mesh::default()
+            },
+            system_namespace: "istio-system".into(),
+            trusted_node_accounts: Vec::new(),
+        });
+        engine.apply(Kind::ALL.map(Change::Synced));
+        engine.apply([
+            namespace(json!({})),
+            service("helloworld", json!({})),
+            service("other", json!({"istio.io/use-waypoint": "none"})),
+            pod("sleep-1", "sleep"),
+            pod("web-1", "web"),
+        ]);
+        engine
+    };
+    let bound = |output: &Output| {
+        let addresses = output.addresses.iter();
+        let mut bound: Vec<(String, bool)> = addresses
+            .filter_map(|address| match address {
+                AddressChange::Service(s) => Some((s.name.to_string(), s.waypoint.is_some())),
+                AddressChange::Workload(w) => Some((w.name.to_string(), w.waypoint.is_some())),
+                AddressChange::Gone(_) => None,
+            })
+            .collect();
+        bound.sort();
+        bound
+    };
+    let of = |name: &str, bound: bool| (name.to_owned(), bound);
+    let address = || {
+        json!({"addresses": [{
+            "type": "Hostname", "value": "gateway-helloworld.shop.svc.cluster.local",
+        }]})
+    };
+    let mut engine = started(true);
+    let output = engine.apply([legacy(of_account(), address())]);
+    let wanted = [
+        of("helloworld", true),
+        of("other", false),
+        of("sleep-1", true),
+        of("web-1", false),
+    ];
+    assert_eq!(bound(&output), wanted);
+    let made = engine.waypoints();
+    assert_eq!(made[0].gateway.spec.listeners[0].port, 15008);
+    let gone = Change::Gateway(ObjectKey::new("shop", "gateway-helloworld"), None);
+    let output = engine.apply([gone]);
+    assert!(bound(&output).iter().all(|(_, bound)| !bound));
+    assert_eq!(bound(&output).len(), 4);
+
+    // Where it was not asked for, such a gateway is somebody else's.
+    let mut engine = started(false);
+    let output = engine.apply([legacy(of_account(), address())]);
+    assert!(bound(&output).iter().all(|(_, bound)| !bound));
+    assert_eq!(engine.waypoints(), []);
+}

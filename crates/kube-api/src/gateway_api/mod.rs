@@ -25,6 +25,8 @@ pub use tls_route::{TLSRoute, TlsRouteSpec};
 pub const GROUP: &str = "gateway.networking.k8s.io";
 /// Class of waypoints.
 pub const WAYPOINT_CLASS: &str = "istio-waypoint";
+/// Class of waypoints in the first release of ambient mode.
+pub const LEGACY_WAYPOINT_CLASS: &str = "istio-mesh";
 /// Controller of [`WAYPOINT_CLASS`].
 pub const MESH_CONTROLLER: &str = "istio.io/mesh-controller";
 /// Controller of gateways, which also writes the statuses of all routes.

@@ -1,12 +1,15 @@
 //! Facts about a gateway and its class.
 
-use ambit_kube_api::gateway_api::gateway::{Address, GatewaySpec};
-use ambit_kube_api::gateway_api::{Gateway, GatewayClass, MESH_CONTROLLER, WAYPOINT_CLASS};
+use ambit_kube_api::gateway_api::gateway::{Address, GatewaySpec, Listener};
+use ambit_kube_api::gateway_api::{
+    Gateway, GatewayClass, LEGACY_WAYPOINT_CLASS, MESH_CONTROLLER, WAYPOINT_CLASS,
+};
 use ambit_model::Text;
 use kube::ResourceExt;
 
 use crate::key::ObjectKey;
 use crate::labels::{Labels, labels_from};
+use crate::waypoints::{HBONE, HBONE_PORT};
 
 /// A gateway.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +59,25 @@ impl GatewayFacts {
             addresses: addresses.unwrap_or_default(),
             terminating: gateway.metadata.deletion_timestamp.is_some(),
         }
+    }
+
+    /// It is one as the first release of ambient mode had them: for the workloads of a service account,
+    /// and for the services that they talk to.
+    pub fn is_legacy(&self) -> bool {
+        self.spec.gateway_class_name == LEGACY_WAYPOINT_CLASS
+    }
+
+    /// The same in the form of today: it listens where all waypoints do.
+    pub fn modernized(mut self) -> Self {
+        if self.is_legacy() && self.spec.listeners.is_empty() {
+            self.spec.listeners.push(Listener {
+                name: "mesh".to_owned(),
+                port: i32::from(HBONE_PORT),
+                protocol: HBONE.to_owned(),
+                ..Listener::default()
+            });
+        }
+        self
     }
 
     /// It is a waypoint that we make. A class that nobody has described yet counts by its name.
