@@ -1,4 +1,4 @@
-//! `/config_dump`: what this waypoint knows, for `istioctl` and for people.
+//! `/config_dump` and `/clusters`: what this waypoint knows, for `istioctl` and for people.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,22 +7,31 @@ use ambit_model::route::{Action, Route};
 use ambit_proxy_core::dump;
 use ambit_runtime::build_info::build_info;
 use ambit_runtime::config::Effective;
-use ambit_runtime::http::{Router, reply};
+use ambit_runtime::http::{Router, json as json_page, reply};
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::dispatch::{Destination, Spoken};
+use crate::envoy;
 use crate::shared::Shared;
 
 /// The routes of a waypoint on the admin port, beside those of every process.
 pub(crate) fn routes(shared: Arc<Shared>, effective: Arc<BTreeMap<String, Effective>>) -> Router {
-    Router::new().get("/config_dump", move |_| {
-        let (shared, effective) = (shared.clone(), effective.clone());
+    let known = shared.clone();
+    let dump = move |_| {
+        let (shared, effective) = (known.clone(), effective.clone());
         async move {
             let text = page(&shared, &effective);
             reply(StatusCode::OK, "application/json", text)
         }
-    })
+    };
+    let clusters = move |_| {
+        let shared = shared.clone();
+        async move { json_page(&envoy::clusters(&shared)) }
+    };
+    Router::new()
+        .get("/config_dump", dump)
+        .get("/clusters", clusters)
 }
 
 fn page(shared: &Shared, effective: &BTreeMap<String, Effective>) -> String {
@@ -30,6 +39,8 @@ fn page(shared: &Shared, effective: &BTreeMap<String, Effective>) -> String {
     let l7 = shared.l7.load();
     let config = &shared.config;
     let mut put = |key: &str, value: Value| page.insert(key.to_owned(), value);
+    // For tools that know Envoy.
+    put("configs", envoy::configs(shared));
     put("version", json!(build_info()));
     put("certificates", json!(shared.certificates.dump()));
     put("effective", json!(effective));

@@ -19,6 +19,7 @@ mod choose;
 mod cluster;
 pub mod config;
 mod dispatch;
+mod envoy;
 mod export;
 mod expression;
 mod external;

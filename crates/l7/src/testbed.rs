@@ -131,6 +131,11 @@ impl Testbed {
         }
     }
 
+    /// What the whole process has.
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.inbound.worker.shared
+    }
+
     /// Something else is known of the mesh.
     pub(crate) fn know(&mut self, changes: Vec<Change>) {
         self.writer.apply(changes);

@@ -1,5 +1,7 @@
-//! `proxy-config`: what a waypoint knows and does, from its `/config_dump`, with istioctl's columns.
+//! `proxy-config`: what a waypoint knows and does, from its `/config_dump`, with istioctl's columns and
+//! objects.
 
+mod envoy;
 mod views;
 
 use std::path::PathBuf;
@@ -18,7 +20,7 @@ use super::kube_flags::KubeFlags;
 use super::output::{DATA, FAILURE, Format, USAGE, fail, json, yaml};
 use super::portforward::{Target, request};
 use super::ztunnel_config::dump::Dump;
-use super::ztunnel_config::{View, certificates, log, read};
+use super::ztunnel_config::{View, log, read};
 
 /// Arguments of `proxy-config`.
 #[derive(Debug, clap::Args)]
@@ -73,7 +75,7 @@ pub struct Source {
     /// Read the dump from a file, - for standard input
     #[arg(short, long)]
     file: Option<PathBuf>,
-    /// Output format
+    /// Output format; json and yaml are in the words of Envoy, as istioctl's
     #[arg(short, long, default_value = "short")]
     output: Format,
     /// Only services whose host name contains this
@@ -115,12 +117,7 @@ pub async fn run(args: Args) -> anyhow::Result<i32> {
         Command::Cluster(source) => show(source, kube, views::clusters).await,
         Command::Endpoint(source) => show(source, kube, views::endpoints).await,
         Command::Policy(source) => show(source, kube, |dump, _| views::policies(dump)).await,
-        Command::Secret(source) => {
-            show(source, kube, |dump, _| {
-                certificates::view(dump, jiff::Timestamp::now())
-            })
-            .await
-        }
+        Command::Secret(source) => show(source, kube, |dump, _| views::secrets(dump)).await,
         Command::Bootstrap(source) => show(source, kube, |dump, _| views::settings(dump)).await,
         Command::All(source) => show(source, kube, views::all).await,
     };

@@ -117,6 +117,14 @@ impl Rules {
         self.table.is_empty()
     }
 
+    /// All alternatives in the order in which they count, each with its route and rule.
+    pub fn in_order(&self) -> impl Iterator<Item = (&Match, &Arc<Route>, &Rule)> {
+        self.table.alternatives().filter_map(|(matched, number)| {
+            let (route, rule) = self.rules.get(number)?;
+            Some((matched, route, route.rules.get(*rule)?))
+        })
+    }
+
     /// The rule that a request meets.
     pub fn find(&self, head: &Head<'_>) -> Option<Met<'_>> {
         let (matched, number) = self.table.find(head)?;

@@ -40,6 +40,13 @@ impl Table {
         self.alternatives.is_empty()
     }
 
+    /// All alternatives in their order, each with the number of its rule.
+    pub fn alternatives(&self) -> impl Iterator<Item = (&Match, usize)> {
+        self.alternatives
+            .iter()
+            .map(|(matched, rule)| (matched, *rule))
+    }
+
     /// The first alternative that a request fulfils, and the number of its rule.
     pub fn find(&self, head: &Head<'_>) -> Option<(&Match, usize)> {
         let mut best = self.alternatives.len();

@@ -1,7 +1,8 @@
 //! The views of a waypoint's dump.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::envoy;
 use crate::commands::output::table;
 use crate::commands::ztunnel_config::dump::{Dump, addresses, text, texts, vips};
 use crate::commands::ztunnel_config::{View, certificates};
@@ -20,6 +21,15 @@ impl Filter {
         let host = self.host.as_deref();
         host.is_none_or(|part| port.host().contains(part))
             && self.port.is_none_or(|p| p == port.port)
+    }
+
+    /// The same of what is called `inbound-vip|port|protocol|host`.
+    pub fn passes_name(&self, name: &str) -> bool {
+        let mut words = name.split('|').skip(1);
+        let (port, host) = (words.next(), words.nth(1).unwrap_or(name));
+        let port = port.and_then(|port| port.parse().ok());
+        self.host.as_deref().is_none_or(|part| host.contains(part))
+            && self.port.is_none_or(|wanted| Some(wanted) == port)
     }
 }
 
@@ -68,18 +78,6 @@ fn view(header: &[&str], rows: Vec<Vec<String>>, objects: Value) -> View {
     }
 }
 
-/// Rows as objects, by the names of the columns.
-fn rows_view(header: &[&str], rows: Vec<Vec<String>>) -> View {
-    let object = |row: &Vec<String>| -> Value {
-        let keys = header.iter().map(|name| name.to_lowercase());
-        keys.zip(row.iter().map(|cell| json!(cell)))
-            .collect::<serde_json::Map<_, _>>()
-            .into()
-    };
-    let objects = rows.iter().map(object).collect();
-    view(header, rows, objects)
-}
-
 /// What is accepted, and where it leads.
 pub fn listeners(dump: &Dump, filter: &Filter) -> View {
     let header = ["ADDRESSES", "PORT", "MATCH", "DESTINATION"];
@@ -97,7 +95,7 @@ pub fn listeners(dump: &Dump, filter: &Filter) -> View {
             format!("{leads}: {}", port.cluster()),
         ]);
     }
-    rows_view(&header, rows)
+    view(&header, rows, envoy::listeners(dump))
 }
 
 /// The rules of each port that the waypoint serves; without routes everything goes on.
@@ -139,7 +137,7 @@ pub fn routes(dump: &Dump, filter: &Filter) -> View {
             rows.push(row("/*", ""));
         }
     }
-    view(&header, rows, dump.raw()["routes"].clone())
+    view(&header, rows, envoy::routes(dump, filter))
 }
 
 /// Everything that requests can be sent to.
@@ -160,10 +158,8 @@ pub fn clusters(dump: &Dump, filter: &Filter) -> View {
         let rest = ["http", "inbound-vip", "EDS"].map(str::to_owned);
         [vec![host, port.port.to_string()], rest.to_vec(), vec![rule]].concat()
     };
-    rows_view(
-        &header,
-        ports(dump, filter, false).iter().map(row).collect(),
-    )
+    let rows = ports(dump, filter, false).iter().map(row).collect();
+    view(&header, rows, envoy::clusters(dump, filter))
 }
 
 /// Where services lead.
@@ -197,7 +193,7 @@ pub fn endpoints(dump: &Dump, filter: &Filter) -> View {
             }));
         }
     }
-    rows_view(&header, rows)
+    view(&header, rows, envoy::endpoints(dump, filter))
 }
 
 /// Policies on requests.
@@ -242,11 +238,15 @@ pub fn settings(dump: &Dump) -> View {
             text(setting, "origin").to_owned(),
         ]
     };
-    view(
-        &header,
-        all.map(row).collect(),
-        dump.raw()["effective"].clone(),
-    )
+    view(&header, all.map(row).collect(), envoy::bootstrap(dump))
+}
+
+/// The certificates that it holds.
+pub fn secrets(dump: &Dump) -> View {
+    View {
+        objects: envoy::secrets(dump),
+        ..certificates::view(dump, jiff::Timestamp::now())
+    }
 }
 
 /// All of it.
@@ -257,11 +257,11 @@ pub fn all(dump: &Dump, filter: &Filter) -> View {
         clusters(dump, filter),
         endpoints(dump, filter),
         policies(dump),
-        certificates::view(dump, jiff::Timestamp::now()),
+        secrets(dump),
     ];
     let tables: Vec<String> = parts.into_iter().map(|part| part.table).collect();
     View {
-        objects: dump.raw().clone(),
+        objects: envoy::all(dump),
         table: tables.join("\n"),
     }
 }
@@ -269,6 +269,7 @@ pub fn all(dump: &Dump, filter: &Filter) -> View {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn dump() -> Dump {
         let dump = json!({
