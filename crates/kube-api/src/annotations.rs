@@ -25,6 +25,9 @@ pub const NAME_OVERRIDE: &str = "gateway.istio.io/name-override";
 /// On gateways: service account of their pods.
 pub const GATEWAY_SERVICE_ACCOUNT: &str = "gateway.istio.io/service-account";
 
+/// On waypoints and their class: applications are told who the caller is if this is `true`.
+pub const SHOW_CALLER: &str = "ambient.istio.io/xfcc-include-client-identity";
+
 /// On gateways of the first release: service account of the workloads that they are for.
 pub const LEGACY_SERVICE_ACCOUNT: &str = "istio.io/service-account";
 

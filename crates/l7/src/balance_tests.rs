@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ambit_model::Workload;
+use ambit_model::balance::locality::{LocalityKind, LocalityRule, Place, Share};
 use ambit_model::route::{Action, Backend, Forward, Parent, Route, Rule, Session, Target};
 use ambit_model::service::NamespacedHostname;
 use ambit_model::state::Change;
 use ambit_model::traffic::{Balance, HashOn, HashTable, Limits, Outlier, Settings, TrafficPolicy};
+use ambit_model::workload::Locality;
 use ambit_wire::xds::{Handler, Received};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -27,6 +30,18 @@ use crate::testbed::{Testbed, endpoint_of, service_key, service_of};
 
 /// Endpoints: 127.0.1.1 and on.
 const COUNT: usize = 4;
+
+/// Where they are; the waypoint is in the first place.
+const PLACES: [&str; COUNT] = ["eu/a", "eu/a", "eu/b", "us/a"];
+
+fn place(text: &str) -> Locality {
+    let (region, zone) = text.split_once('/').unwrap();
+    Locality {
+        region: region.into(),
+        zone: zone.into(),
+        subzone: "".into(),
+    }
+}
 
 fn many() -> NamespacedHostname {
     NamespacedHostname::new("shop", "many.shop.svc.cluster.local")
@@ -47,16 +62,24 @@ impl Many {
         let waits = Arc::<AtomicBool>::default();
         let mut port = 0;
         let mut changes = Vec::new();
-        for number in 0..COUNT {
+        for (number, at) in PLACES.into_iter().enumerate() {
             let address = format!("127.0.1.{}", number + 1);
             let listener = TcpListener::bind((address.as_str(), port)).await.unwrap();
             port = listener.local_addr().unwrap().port();
             tokio::spawn(serve(listener, number, fails.clone(), waits.clone()));
             let mut workload = endpoint_of(&address, many());
             workload.addresses = vec![address.parse().unwrap()];
+            workload.locality = place(at);
             changes.push(Change::Workload(Arc::new(workload)));
         }
         changes.push(Change::Service(Arc::new(service_of(many(), port))));
+        // The waypoint's own pod.
+        changes.push(Change::Workload(Arc::new(Workload {
+            uid: "own".into(),
+            namespace: "shop".into(),
+            locality: place("eu/a"),
+            ..Workload::default()
+        })));
         testbed.know(changes);
         let policy = TrafficPolicy {
             namespace: "shop".into(),
@@ -180,6 +203,53 @@ async fn in_turn() {
     let many = Many::new(balance(Balance::RoundRobin), None).await;
     let shares = many.shares(40).await;
     assert_eq!(shares.into_values().collect::<Vec<_>>(), [10; COUNT]);
+}
+
+fn local(kind: LocalityKind) -> Settings {
+    Settings {
+        locality: Some(LocalityRule {
+            kind,
+            of_mesh: false,
+        }),
+        outlier: Some(Outlier {
+            consecutive_5xx: 1,
+            consecutive_gateway: 0,
+            base_ejection: Duration::from_secs(60),
+            max_ejection_percent: 100,
+            min_health_percent: 0,
+        }),
+        ..balance(Balance::RoundRobin)
+    }
+}
+
+#[tokio::test]
+async fn the_nearest_that_work() {
+    let kind = LocalityKind::Failover(vec![("eu".into(), "us".into())]);
+    let many = Many::new(local(kind), None).await;
+    let names = |shares: BTreeMap<String, usize>| shares.into_keys().collect::<Vec<_>>();
+    assert_eq!(names(many.shares(8).await), ["0", "1"]);
+    for (failing, left) in [(&[0][..], "1"), (&[1], "2"), (&[2], "3")] {
+        for number in failing {
+            many.fails[*number].store(true, Ordering::Relaxed);
+        }
+        // Each fails once, and is left out then.
+        many.shares(2).await;
+        assert_eq!(names(many.shares(8).await), [left]);
+    }
+}
+
+#[tokio::test]
+async fn shares_by_place() {
+    let kind = LocalityKind::Distribute(vec![Share {
+        from: Place::parse("eu/a"),
+        to: vec![(Place::parse("eu/a"), 75), (Place::parse("us"), 25)],
+    }]);
+    let many = Many::new(local(kind), None).await;
+    let shares = many.shares(80).await;
+    let of = |number: &str| shares.get(number).copied().unwrap_or_default();
+    assert_eq!(of("2"), 0, "{shares:?}");
+    assert!((10..=30).contains(&of("3")), "{shares:?}");
+    assert!(of("0") > 20 && of("1") > 20, "{shares:?}");
 }
 
 #[tokio::test]

@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use ambit_model::balance::locality::LocalityRule;
 use ambit_model::balance::{self, Bucket, Host, Maglev, Purpose, Ring, Weights};
-use ambit_model::service::NamespacedHostname;
+use ambit_model::service::{LoadBalancing, LoadBalancingMode, NamespacedHostname};
 use ambit_model::traffic::{Balance, HashTable, Origination, Settings, TlsName};
 use ambit_model::workload::Protocol;
 use ambit_model::{Identity, Service, Text, Workload, outbound};
@@ -114,6 +115,10 @@ impl Cluster {
         let like = like.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
         let candidates = balance::candidates(service, entry, &own, port, Purpose::Standard);
         let tls = settings.tls.as_deref().map(origin);
+        let says = |lb: &LoadBalancing| lb.mode != LoadBalancingMode::Standard;
+        let of_service = service.load_balancing.as_ref().is_some_and(says);
+        let locality = settings.locality.clone();
+        let locality = locality.filter(|rule| !(rule.of_mesh && of_service));
         let candidates = candidates.filter_map(|(candidate, rank)| {
             let like = SocketAddr::new(like, port);
             let host = balance::host(candidate.workload, Some(service), like)?;
@@ -121,6 +126,10 @@ impl Cluster {
             let address = outbound::dialled(&host, candidate.port)?;
             let tls = tls.clone();
             let endpoint = endpoint(candidate.workload, Some(service), address, &settings, tls);
+            let rank = match &locality {
+                Some(rule) => rule.kind.rank(&own, candidate.workload),
+                None => rank,
+            };
             Some((endpoint, rank))
         });
         let candidates: Vec<_> = candidates.collect();
@@ -144,6 +153,7 @@ impl Cluster {
                 health,
             })
             .collect();
+        let members = shared_out(members, locality.as_ref(), &own);
         let weights: Vec<u32> = members.iter().map(|member| member.weight).collect();
         Some(Self {
             version,
@@ -263,6 +273,27 @@ pub(crate) fn endpoint(
         idle_time: settings.idle_timeout.unwrap_or(crate::health::IDLE_TIME),
         requests: settings.limits.requests_per_connection,
     }
+}
+
+/// Weights by the shares of places; those without a share are not used.
+fn shared_out(
+    mut members: Vec<Member>,
+    locality: Option<&LocalityRule>,
+    own: &Workload,
+) -> Vec<Member> {
+    let weighed: Vec<(&Workload, u32)> = members
+        .iter()
+        .map(|member| (&*member.endpoint.workload, member.weight))
+        .collect();
+    let weights = locality.and_then(|rule| rule.kind.weights(own, &weighed));
+    let Some(weights) = weights else {
+        return members;
+    };
+    for (member, weight) in members.iter_mut().zip(weights) {
+        member.weight = weight;
+    }
+    members.retain(|member| member.weight > 0);
+    members
 }
 
 /// What connections to endpoints are secured with.

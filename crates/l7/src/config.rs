@@ -55,6 +55,8 @@ pub struct Config {
     pub workers: NonZeroUsize,
     /// Longest time for the head of a request to come in. No setting: tests have less patience.
     pub head_timeout: Duration,
+    /// `SHOW_CALLER`: applications are told who the caller is, in `x-forwarded-client-cert`.
+    pub show_caller: bool,
     /// The environment, for tags of spans that name parts of it.
     pub environment: BTreeMap<String, String>,
     /// Port of the admin page, on loopback.
@@ -127,6 +129,7 @@ impl Config {
             termination: settings::termination(env)?,
             workers: env.parsed_or("WAYPOINT_WORKER_THREADS", cpus)?,
             head_timeout: HEAD_TIMEOUT,
+            show_caller: env.flag("SHOW_CALLER", false)?,
             environment: env.with_prefix(""),
             admin_port: 15000,
             stats_port: 15020,

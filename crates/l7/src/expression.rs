@@ -274,4 +274,40 @@ mod tests {
         }
         assert!(Expression::new("a ==").is_err());
     }
+
+    /// Whatever it says, a request goes on.
+    #[test]
+    fn nothing_panics() {
+        for text in [
+            "9223372036854775807 + 1",
+            "-(-9223372036854775807 - 1)",
+            "(-9223372036854775807 - 1) / -1",
+            "(-9223372036854775807 - 1) % -1",
+            "18446744073709551615u * 2u",
+            "1 % 0",
+            "request.path.matches('(')",
+            "request.path.matches('(a+)+$')",
+            "[1, 2][9223372036854775807]",
+            "[1, 2][-1]",
+            "timestamp('9999-12-31T23:59:59Z') + duration('87660000h')",
+            "duration('9223372036s') + duration('9223372036s')",
+            "int(1e300)",
+            "uint(-1)",
+            "int('x')",
+            "double('nan') < 1.0",
+            "string(b'\\xff')",
+            "size(request.headers) > 0 && request.headers.all(h, h != '')",
+            "[1, 2, 3].map(x, [1, 2, 3].map(y, x * y)).size()",
+            "{'a': 1}['b']",
+            "{1: 'a', 1u: 'b'}",
+            "request.time.getFullYear()",
+        ] {
+            // Some of them are no expressions, which is as good.
+            if Expression::new(text).is_ok() {
+                let _ = value(text);
+            }
+        }
+        let deep = format!("{}1{}", "(".repeat(500), ")".repeat(500));
+        let _ = Expression::new(&deep);
+    }
 }

@@ -14,6 +14,8 @@ mod backend_tls_tests;
 mod balance_tests;
 mod body;
 #[cfg(test)]
+mod caller_tests;
+#[cfg(test)]
 mod change_tests;
 mod choose;
 mod cluster;

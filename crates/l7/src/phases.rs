@@ -32,6 +32,7 @@ use crate::upstream::Back;
 use authorize_external::authorize_external;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// What phases know of a request beside its head.
@@ -212,6 +213,18 @@ pub(crate) fn identify(headers: &mut HeaderMap) {
     }
     if !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+}
+
+/// Tells policies and the application who the caller is, and who it has called: from the tunnel, and
+/// never from what a client says of itself.
+pub(crate) fn show_caller(inbound: &Inbound, headers: &mut HeaderMap) {
+    headers.remove(CLIENT_CERTIFICATE);
+    let own = &inbound.worker.shared.identity;
+    let caller = inbound.client.identity.as_ref();
+    let text = caller.map(|caller| format!("By={own};URI={caller}"));
+    if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
+        headers.insert(CLIENT_CERTIFICATE, value);
     }
 }
 

@@ -101,6 +101,9 @@ async fn one(
 ) -> Result<Response<Watched<Ended>>, Infallible> {
     pace.serving();
     phases::identify(request.headers_mut());
+    if inbound.worker.shared.config.show_caller {
+        phases::show_caller(&inbound, request.headers_mut());
+    }
     let mut record = Record::begin(&inbound, &mut request);
     // In a box: HTTP/2 moves what serves a request around several times before it begins.
     let answered = Box::pin(phases::answer(&inbound, request, &mut record)).await;

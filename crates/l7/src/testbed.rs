@@ -83,6 +83,11 @@ pub(crate) struct Testbed {
 impl Testbed {
     /// A waypoint for the service `echo`, port 80 of HTTP.
     pub(crate) async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// The same with more settings.
+    pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
         let seen = Arc::<Mutex<Seen>>::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -99,7 +104,7 @@ impl Testbed {
             Change::Workload(Arc::new(endpoint())),
         ]);
         let registry = Registry::new();
-        let shared = shared(store, folder.path(), &registry);
+        let shared = shared(store, folder.path(), &registry, settings);
         let (exporter, waiting) = Exporter::new();
         let worker = Arc::new(Worker {
             exporter,
@@ -193,7 +198,15 @@ impl Testbed {
     }
 }
 
-fn shared(store: store::Store, certificates: &std::path::Path, registry: &Registry) -> Arc<Shared> {
+fn shared(
+    store: store::Store,
+    certificates: &std::path::Path,
+    registry: &Registry,
+    more: &[(&str, &str)],
+) -> Arc<Shared> {
+    let more = more
+        .iter()
+        .map(|(name, value)| (*name, (*value).to_owned()));
     let settings = [
         ("POD_NAMESPACE", "shop".to_owned()),
         ("GATEWAY_NAME", "waypoint".to_owned()),
@@ -203,6 +216,7 @@ fn shared(store: store::Store, certificates: &std::path::Path, registry: &Regist
     ];
     let env: Env = settings
         .into_iter()
+        .chain(more)
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
     let mut config = Config::from_env(&env).unwrap();

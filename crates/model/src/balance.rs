@@ -4,6 +4,7 @@
 //! client, and one of the highest rank is drawn by weight. Nothing is remembered between draws.
 
 mod choose;
+pub mod locality;
 mod table;
 
 use std::net::{IpAddr, SocketAddr};

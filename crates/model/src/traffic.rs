@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Text;
+use crate::balance::locality::LocalityRule;
 use crate::service::NamespacedHostname;
 
 /// What one object says about traffic to a service.
@@ -65,6 +66,8 @@ pub struct Settings {
     pub connect_timeout: Option<Duration>,
     /// How long a connection waits for a request; none is the proxy's own time.
     pub idle_timeout: Option<Duration>,
+    /// What place means for a choice; what the service says of itself without.
+    pub locality: Option<LocalityRule>,
     /// TLS to endpoints, within the tunnel where there is one.
     pub tls: Option<Arc<Origination>>,
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use ambit_model::balance::locality::{LocalityKind, LocalityRule, Place, Scope, Share};
 use ambit_model::traffic::{
     Balance, HashOn, HashTable, Limits, Outlier, RetryBudget, Settings, TrafficPolicy,
 };
@@ -66,9 +67,93 @@ fn settings(m: pb::TrafficSettings) -> Result<Settings, ConvertError> {
         outlier: outlier.transpose()?,
         connect_timeout: time(m.connect_timeout)?,
         idle_timeout: time(m.idle_timeout)?,
+        locality: m.locality.map(locality).transpose()?,
         // Another object says it.
         tls: None,
     })
+}
+
+fn locality(m: pb::Locality) -> Result<LocalityRule, ConvertError> {
+    use pb::locality::Kind;
+    let missing = ConvertError::Missing;
+    let kind = match m.kind.ok_or(missing("locality"))? {
+        Kind::Failover(m) => {
+            let regions = m.regions.into_iter();
+            let regions = regions.map(|m| (m.name.into(), m.value.into()));
+            LocalityKind::Failover(regions.collect())
+        }
+        Kind::Priority(m) => {
+            let scope = |number: &i32| {
+                let known = usize::try_from(*number).ok().and_then(|n| SCOPES.get(n));
+                known.copied().ok_or(missing("a scope"))
+            };
+            LocalityKind::Priority(m.scopes.iter().map(scope).collect::<Result<_, _>>()?)
+        }
+        Kind::Distribute(m) => {
+            let share = |m: pb::LocalityShare| Share {
+                from: Place::parse(&m.from),
+                to: m
+                    .to
+                    .into_iter()
+                    .map(|m| (Place::parse(&m.place), m.weight))
+                    .collect(),
+            };
+            LocalityKind::Distribute(m.shares.into_iter().map(share).collect())
+        }
+    };
+    Ok(LocalityRule {
+        kind,
+        of_mesh: m.of_mesh,
+    })
+}
+
+/// In the order of their numbers on the wire.
+const SCOPES: [Scope; 4] = [Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone];
+
+fn of_locality(rule: &LocalityRule) -> pb::Locality {
+    use pb::locality::Kind;
+    let kind = match &rule.kind {
+        LocalityKind::Failover(regions) => {
+            let regions = regions.iter().map(|(from, to)| pb::Header {
+                name: from.to_string(),
+                value: to.to_string(),
+            });
+            Kind::Failover(pb::LocalityFailover {
+                regions: regions.collect(),
+            })
+        }
+        LocalityKind::Priority(scopes) => {
+            let number = |scope: &Scope| {
+                let place = SCOPES.iter().position(|other| other == scope);
+                place
+                    .and_then(|n| i32::try_from(n).ok())
+                    .unwrap_or_default()
+            };
+            Kind::Priority(pb::LocalityPriority {
+                scopes: scopes.iter().map(number).collect(),
+            })
+        }
+        LocalityKind::Distribute(shares) => {
+            let share = |share: &Share| pb::LocalityShare {
+                from: share.from.to_string(),
+                to: share
+                    .to
+                    .iter()
+                    .map(|(place, weight)| pb::PlaceWeight {
+                        place: place.to_string(),
+                        weight: *weight,
+                    })
+                    .collect(),
+            };
+            Kind::Distribute(pb::LocalityDistribute {
+                shares: shares.iter().map(share).collect(),
+            })
+        }
+    };
+    pb::Locality {
+        kind: Some(kind),
+        of_mesh: rule.of_mesh,
+    }
 }
 
 fn hash(m: pb::HashBalance) -> Result<Balance, ConvertError> {
@@ -145,6 +230,7 @@ impl From<&Settings> for pb::TrafficSettings {
             }),
             connect_timeout: settings.connect_timeout.map(span),
             idle_timeout: settings.idle_timeout.map(span),
+            locality: settings.locality.as_ref().map(of_locality),
         }
     }
 }
@@ -185,7 +271,22 @@ mod tests {
             path: "/".into(),
             lifetime: Some(Duration::ZERO),
         };
-        for balance in [
+        let rule = |kind| LocalityRule {
+            kind,
+            of_mesh: true,
+        };
+        let shares = vec![Share {
+            from: Place::parse("eu/a/*"),
+            to: vec![(Place::parse("eu/a/1"), 80), (Place::parse("us"), 20)],
+        }];
+        let mut localities = [
+            LocalityKind::Failover(vec![("eu".into(), "us".into())]),
+            LocalityKind::Priority(SCOPES.into()),
+            LocalityKind::Distribute(shares),
+        ]
+        .map(rule)
+        .into_iter();
+        let balances = [
             Balance::LeastRequest,
             Balance::RoundRobin,
             Balance::Random,
@@ -193,7 +294,8 @@ mod tests {
             Balance::Hash(HashOn::Header("h".into()), HashTable::Maglev(65_537)),
             Balance::Hash(HashOn::SourceIp, HashTable::Ring(1)),
             Balance::Hash(HashOn::Parameter("p".into()), HashTable::Ring(1)),
-        ] {
+        ];
+        for balance in balances {
             let settings = Settings {
                 balance,
                 limits: Limits {
@@ -216,6 +318,7 @@ mod tests {
                 }),
                 connect_timeout: Some(Duration::from_millis(100)),
                 idle_timeout: None,
+                locality: localities.next(),
                 tls: None,
             };
             let policy = TrafficPolicy {

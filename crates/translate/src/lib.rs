@@ -14,6 +14,7 @@ pub mod gateway_status;
 pub mod key;
 pub mod labels;
 pub mod last_hop;
+mod locality;
 pub mod mesh;
 pub mod mesh_config;
 pub mod overlays;

@@ -1,5 +1,6 @@
 //! What is the same for every object: the settings of the mesh and of this control plane.
 
+use ambit_kube_api::networking::destination_rule::LocalityLbSetting;
 use ambit_kube_api::{labels, names};
 use ambit_model::Text;
 use ambit_model::identity::DEFAULT_TRUST_DOMAIN;
@@ -36,6 +37,8 @@ pub struct Mesh {
     pub legacy_waypoint: bool,
     /// Who can be asked about requests, and told of them.
     pub providers: Providers,
+    /// What place means for the traffic of which nobody says more.
+    pub locality: LocalityLbSetting,
     /// Where access logs go of which nobody says more.
     pub logs: Vec<LogProvider>,
     /// What holds for traces of which nobody says more.
@@ -55,6 +58,7 @@ impl Default for Mesh {
             last_hop: LastHop::default(),
             legacy_waypoint: false,
             providers: Providers::default(),
+            locality: LocalityLbSetting::default(),
             logs: Vec::new(),
             tracing: Tracing {
                 sampling: Some(DEFAULT_SAMPLING),

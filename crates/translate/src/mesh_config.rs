@@ -5,6 +5,7 @@
 //! here are read, the others are known by name, and a key that neither knows is a warning.
 
 use ambit_kube_api::names;
+use ambit_kube_api::networking::destination_rule::LocalityLbSetting;
 use ambit_model::Text;
 use ambit_model::identity::DEFAULT_TRUST_DOMAIN;
 use ambit_model::telemetry::{LogFormat, LogProvider, Tracing};
@@ -31,6 +32,8 @@ pub struct MeshConfig {
     pub trusted_node_accounts: Vec<ObjectKey>,
     /// Who can be asked about requests, and told of them.
     pub providers: Providers,
+    /// What place means for the traffic of which nobody says more.
+    pub locality: LocalityLbSetting,
     /// Where access logs go of which nobody says more.
     pub logs: Vec<LogProvider>,
     /// What holds for traces of which nobody says more.
@@ -45,6 +48,7 @@ impl Default for MeshConfig {
             discovery_selectors: Vec::new(),
             trusted_node_accounts: Vec::new(),
             providers: Providers::default(),
+            locality: LocalityLbSetting::default(),
             logs: Vec::new(),
             tracing: Tracing::default(),
         }
@@ -109,6 +113,12 @@ fn read(yaml: &str, findings: &mut Vec<Finding>) -> Option<MeshConfig> {
     }
     if let Some(value) = keys.remove("ambit").filter(|v| !v.is_null()) {
         config.trusted_node_accounts = own_section(value, findings);
+    }
+    if let Some(value) = keys.remove("localityLbSetting").filter(|v| !v.is_null()) {
+        match serde_json::from_value(value) {
+            Ok(locality) => config.locality = locality,
+            Err(e) => findings.push(invalid("localityLbSetting", &one_line(&e))),
+        }
     }
     config.providers = extension_providers(&mut keys, findings);
     let on = access_log(&mut keys, &mut config.providers.built_in, findings);
@@ -406,7 +416,6 @@ const OTHER_ISTIO_KEYS: &[&str] = &[
     "ingressControllerMode",
     "ingressSelector",
     "ingressService",
-    "localityLbSetting",
     "meshMTLS",
     "outboundClusterStatName",
     "outboundTrafficPolicy",
@@ -526,6 +535,7 @@ mod tests {
             "rootNamespace: [a]",
             "discoverySelectors: {a: b}",
             "ambit: {trustedNodeAccounts: [noslash]}",
+            "localityLbSetting: {failover: eu}",
             "- a\n- b",
             "a: b: c",
         ] {

@@ -8,6 +8,7 @@ use ambit_kube_api::networking::destination_rule::{
     ConnectionPool, ConsistentHash, DestinationRule, DestinationRuleSpec, LoadBalancer,
     OutlierDetection, RetryBudget as ApiBudget, TrafficPolicy as ApiPolicy,
 };
+use ambit_model::balance::locality::LocalityRule;
 use ambit_model::service::NamespacedHostname;
 use ambit_model::traffic::{
     Balance, HashOn, HashTable, Outlier, RetryBudget, Settings, TrafficPolicy,
@@ -17,6 +18,7 @@ use crate::durations;
 use crate::findings::{Code, Finding};
 use crate::key::ObjectKey;
 use crate::labels::{Labels, labels_from};
+use crate::locality;
 use crate::mesh::Mesh;
 
 /// Places of a ring where nobody says (Envoy's default).
@@ -62,6 +64,7 @@ impl TrafficFacts {
 /// The object as it is sent to waypoints.
 pub fn translate(mesh: &Mesh, facts: &TrafficFacts) -> TrafficTranslation {
     let mut reader = Reader {
+        mesh,
         findings: Vec::new(),
     };
     let spec = &facts.spec;
@@ -119,11 +122,12 @@ fn service(mesh: &Mesh, key: &ObjectKey, host: &str) -> Option<NamespacedHostnam
     }
 }
 
-struct Reader {
+struct Reader<'a> {
+    mesh: &'a Mesh,
     findings: Vec<Finding>,
 }
 
-impl Reader {
+impl Reader<'_> {
     fn not_yet(&mut self, path: &str, message: &str) {
         let finding = Finding::new(Code::NotEnforced, path.to_owned(), message.to_owned());
         self.findings.push(finding);
@@ -212,13 +216,32 @@ impl Reader {
         if let Some(pool) = pool {
             self.pool(path, pool, &mut settings);
         }
+        settings.locality = self.locality(path, balancer, outlier.is_some());
         settings
+    }
+
+    /// What the object says about places, or else the mesh.
+    fn locality(
+        &mut self,
+        path: &str,
+        balancer: Option<&LoadBalancer>,
+        watched: bool,
+    ) -> Option<LocalityRule> {
+        let own = balancer.and_then(|api| api.locality_lb_setting.as_ref());
+        let findings = &mut self.findings;
+        let mut found = |field: &str, message: String| {
+            let path = format!("{path}.loadBalancer.localityLbSetting{field}");
+            findings.push(Finding::new(Code::NotEnforced, path, message));
+        };
+        match own {
+            Some(own) => locality::rule(own, false, watched, &mut found),
+            None => locality::rule(&self.mesh.locality, true, watched, &mut |_, _| {}),
+        }
     }
 
     fn balance(&mut self, path: &str, api: &LoadBalancer) -> Balance {
         let path = format!("{path}.loadBalancer");
         for (name, there) in [
-            ("localityLbSetting", api.locality_lb_setting.is_some()),
             ("zoneAwareLbSetting", api.zone_aware_lb_setting.is_some()),
             ("warmup", api.warmup.is_some()),
             ("warmupDurationSecs", api.warmup_duration_secs.is_some()),

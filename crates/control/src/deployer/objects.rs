@@ -37,11 +37,16 @@ pub struct Objects {
 
 /// The objects of a waypoint.
 pub fn of(mesh: &Mesh, settings: &WaypointSettings, wanted: &Wanted) -> Objects {
-    let Wanted { gateway, overlays } = wanted;
+    let Wanted {
+        gateway,
+        overlays,
+        shows_caller,
+    } = wanted;
     let maker = Maker {
         mesh,
         settings,
         gateway,
+        shows_caller: *shows_caller,
         name: object_name(gateway),
         account: service_account(gateway),
         infrastructure: infrastructure(gateway),
@@ -96,6 +101,7 @@ struct Maker<'a> {
     mesh: &'a Mesh,
     settings: &'a WaypointSettings,
     gateway: &'a GatewayFacts,
+    shows_caller: bool,
     name: Text,
     account: Text,
     infrastructure: Infrastructure,
@@ -315,7 +321,7 @@ impl Maker<'_> {
             self.gateway.key.namespace, self.name
         );
         let network = self.infrastructure.labels.get(labels::NETWORK);
-        json!([
+        let mut all = json!([
             field("POD_NAME", "metadata.name"),
             field("POD_NAMESPACE", "metadata.namespace"),
             field("INSTANCE_IP", "status.podIP"),
@@ -335,7 +341,11 @@ impl Maker<'_> {
             value("ISTIO_META_OWNER", &owner),
             value("ISTIO_META_MESH_ID", &self.mesh.trust_domain),
             value("TRUST_DOMAIN", &self.mesh.trust_domain),
-        ])
+        ]);
+        if let (true, Some(all)) = (self.shows_caller, all.as_array_mut()) {
+            all.push(value("SHOW_CALLER", "true"));
+        }
+        all
     }
 }
 
@@ -399,10 +409,28 @@ mod tests {
             Overlay::read(&gateway, &map, &data).unwrap()
         });
         let wanted = Wanted {
+            shows_caller: false,
             overlays: overlays.collect(),
             gateway: gateway.clone(),
         };
         of(&Mesh::default(), &WaypointSettings::default(), &wanted)
+    }
+
+    #[test]
+    fn the_caller_is_shown_on_demand() {
+        let environment = |objects: &Objects| {
+            let path = "/spec/template/spec/containers/0/env";
+            objects.deployment.pointer(path).unwrap().to_string()
+        };
+        assert!(!environment(&objects(|_| {})).contains("SHOW_CALLER"));
+        let gateway = GatewayFacts::of(&ambit_kube_api::gateway_api::Gateway::default());
+        let wanted = Wanted {
+            gateway,
+            overlays: Vec::new(),
+            shows_caller: true,
+        };
+        let shown = of(&Mesh::default(), &WaypointSettings::default(), &wanted);
+        assert!(environment(&shown).contains("SHOW_CALLER"));
     }
 
     #[test]

@@ -383,6 +383,7 @@ impl Engine {
         mesh.trust_domain = tables.config.trust_domain.clone();
         mesh.root_namespace = tables.config.root_namespace.clone();
         mesh.providers = tables.config.providers.clone();
+        mesh.locality = tables.config.locality.clone();
         mesh.logs = tables.config.logs.clone();
         let sampling = mesh.tracing.sampling;
         mesh.tracing = tables.config.tracing.clone();

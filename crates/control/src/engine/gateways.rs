@@ -25,6 +25,8 @@ pub struct Wanted {
     pub gateway: GatewayFacts,
     /// What is changed about its objects, in this order.
     pub overlays: Vec<Overlay>,
+    /// Applications are told who the caller is.
+    pub shows_caller: bool,
 }
 
 /// What is changed about the objects of a gateway.
@@ -50,6 +52,7 @@ impl Engine {
             Parameters::Known(overlays) => Some(Wanted {
                 gateway: entry.facts.clone(),
                 overlays,
+                shows_caller: tables.shows_caller(&entry.facts),
             }),
             Parameters::Waiting | Parameters::Unusable(_) => None,
         });
@@ -306,6 +309,17 @@ impl Tables {
             Ok(overlays) => Parameters::Known(overlays),
             Err(why) => Parameters::Unusable(why),
         }
+    }
+
+    /// The gateway asks for it, or else its class.
+    fn shows_caller(&self, facts: &GatewayFacts) -> bool {
+        let infrastructure = facts.spec.infrastructure.as_ref();
+        let given = infrastructure.and_then(|i| i.annotations.get(annotations::SHOW_CALLER));
+        let own = facts.annotations.get(annotations::SHOW_CALLER);
+        let class = self.class_of(facts);
+        let of_class = class.and_then(|class| class.annotations.get(annotations::SHOW_CALLER));
+        let said = given.map(String::as_str).or(own.or(of_class).map(|t| &**t));
+        said == Some("true")
     }
 
     /// Why a gateway cannot be made as its parameters ask.

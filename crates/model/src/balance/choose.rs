@@ -8,6 +8,8 @@ pub struct Weights {
     /// Sums of the weights so far; none where all weigh the same.
     sums: Option<Vec<u64>>,
     count: usize,
+    /// How far it is from one turn to the next; it has no divisor in common with the whole.
+    step: u64,
 }
 
 impl Weights {
@@ -18,9 +20,12 @@ impl Weights {
             *sum += u64::from(*weight);
             Some(*sum)
         });
+        let sums: Option<Vec<u64>> = (!same).then(|| sums.collect());
+        let total = sums.as_ref().and_then(|sums| sums.last().copied());
         Self {
-            sums: (!same).then(|| sums.collect()),
+            sums,
             count: weights.len(),
+            step: step(total.unwrap_or_default()),
         }
     }
 
@@ -36,13 +41,16 @@ impl Weights {
         Some(at(sums, rng.random_range(0..total)))
     }
 
-    /// The one whose turn it is: within a round each has as many turns as it weighs.
+    /// The one whose turn it is: within a round each has as many turns as it weighs, spread over all
+    /// of it, so that a large weight is no long row.
     pub fn turn(&self, turn: u64) -> Option<usize> {
         let Some(sums) = &self.sums else {
             return usize::try_from(turn.checked_rem(self.count as u64)?).ok();
         };
         let total = *sums.last()?;
-        Some(at(sums, turn.checked_rem(total)?))
+        let turn = u128::from(turn.checked_rem(total)?);
+        let place = turn * u128::from(self.step) % u128::from(total);
+        Some(at(sums, u64::try_from(place).ok()?))
     }
 
     /// Draws two, which may be the same, and takes the one with less under way for its weight.
@@ -54,6 +62,18 @@ impl Weights {
         let (a, b) = (self.draw(rng)?, self.draw(rng)?);
         Some(if load(b) < load(a) { b } else { a })
     }
+}
+
+/// The golden part of a whole, which spreads best, or the next number that divides nothing of it.
+fn step(total: u64) -> u64 {
+    const GOLDEN: f64 = 0.618_033_988_749_895;
+    let golden = (total as f64 * GOLDEN) as u64;
+    let mut steps = golden.max(1)..=total;
+    steps.find(|step| gcd(*step, total) == 1).unwrap_or(1)
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 fn at(sums: &[u64], value: u64) -> usize {
@@ -79,12 +99,31 @@ mod tests {
             let list = naive(&weights);
             let all = Weights::new(&weights);
             let even = weights.windows(2).all(|w| w[0] == w[1]);
-            for turn in 0..list.len() * 2 {
-                let wanted = match even {
-                    true => turn % weights.len(),
-                    false => list[turn % list.len()],
-                };
-                prop_assert_eq!(all.turn(turn as u64), Some(wanted));
+            for round in 0..2 {
+                let turns = (0..list.len()).map(|turn| (round * list.len() + turn) as u64);
+                let mut round: Vec<_> = turns.filter_map(|turn| all.turn(turn)).collect();
+                if even {
+                    let in_turn = (0..list.len()).map(|turn| turn % weights.len());
+                    prop_assert_eq!(&round, &in_turn.collect::<Vec<_>>());
+                }
+                round.sort_unstable();
+                prop_assert_eq!(&round, &list);
+            }
+        }
+
+        #[test]
+        fn turns_are_spread(weights in prop::collection::vec(1u32..100_000, 2..5), from: u32) {
+            const TURNS: u64 = 200;
+            let all = Weights::new(&weights);
+            let mut counts = vec![0u32; weights.len()];
+            for turn in 0..TURNS {
+                counts[all.turn(u64::from(from) + turn).unwrap()] += 1;
+            }
+            let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+            for (count, weight) in counts.iter().zip(&weights) {
+                let wanted = TURNS as f64 * f64::from(*weight) / total;
+                let far = TURNS as f64 / 10.0;
+                prop_assert!((f64::from(*count) - wanted).abs() < far, "{counts:?} {weights:?}");
             }
         }
 

@@ -39,6 +39,8 @@ pub struct ClassFacts {
     pub name: Text,
     /// Labels.
     pub labels: Labels,
+    /// Annotations.
+    pub annotations: Labels,
     /// Who makes its gateways.
     pub controller: Text,
     /// Version of the object, for its status.
@@ -95,6 +97,7 @@ impl ClassFacts {
         Self {
             name: class.name_any().into(),
             labels: labels_from(class.metadata.labels.as_ref()),
+            annotations: labels_from(class.metadata.annotations.as_ref()),
             controller: class.spec.controller_name.as_str().into(),
             generation: class.metadata.generation,
         }
