@@ -9,8 +9,9 @@ use ambit_testkit::TestCa;
 use ambit_wire::xds::{Handler, Received};
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
+use hyper::client::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -19,6 +20,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+use crate::sniff::Protocol;
 use crate::state::BackendTlsHandler;
 use crate::testbed::{Testbed, service_key, service_of};
 
@@ -50,8 +52,9 @@ async fn serve(ca: &TestCa, name: &str) -> u16 {
             let (_, session) = stream.get_ref();
             let spoken = String::from_utf8_lossy(session.alpn_protocol().unwrap_or_default());
             let said = format!("{spoken} {}", session.server_name().unwrap_or_default());
-            let service = service_fn(move |_: Request<Incoming>| {
-                let said = Bytes::from(said.clone());
+            let service = service_fn(move |request: Request<Incoming>| {
+                let scheme = request.uri().scheme_str().unwrap_or_default();
+                let said = Bytes::from(format!("{said} {scheme}"));
                 async { Ok::<_, Infallible>(Response::new(Full::new(said))) }
             });
             tokio::spawn(async move {
@@ -109,8 +112,23 @@ async fn a_request_goes_out_over_tls() {
     for _ in 0..2 {
         let answer = answer(&testbed).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        assert!(answer.ends_with("http/1.1 cart.example.com"), "{answer}");
+        assert!(answer.ends_with("http/1.1 cart.example.com "), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn http2_goes_out_over_tls_too() {
+    let ca = TestCa::new("authority").unwrap();
+    let port = serve(&ca, "cart.example.com").await;
+    let testbed = told(port, client("cart.example.com", &ca)).await;
+    let io = TokioIo::new(testbed.connect(Protocol::Http2));
+    let handshake = http2::handshake(TokioExecutor::new(), io).await;
+    let (mut sender, connection) = handshake.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("http://echo/").body(Empty::<Bytes>::new());
+    let response = sender.send_request(request.unwrap()).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "h2 cart.example.com https");
 }
 
 /// Nothing goes out in plain text, and nothing to somebody else.

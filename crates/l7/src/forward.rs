@@ -272,7 +272,10 @@ impl Tries<'_> {
             return Err((Failure::Reset("the body cannot be sent again".into()), true));
         };
         let counted = Watched::new(next, record.counted());
-        let request = request_to(self.destination, parts, counted);
+        let mut request = request_to(self.destination, parts, counted);
+        if endpoint.tls.is_some() {
+            phases::secure(request.uri_mut());
+        }
         let http2 = request.version() == Version::HTTP_2;
         // In a box of its own: what is moved around until a request begins is small that way.
         let sending = Box::pin(async {

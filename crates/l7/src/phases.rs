@@ -265,6 +265,17 @@ pub(crate) fn target(parts: &Parts, version: Version) -> Uri {
     Uri::from_parts(target).unwrap_or_else(|_| Uri::from_static("/"))
 }
 
+/// The target of a request that goes out over TLS of its own.
+pub(crate) fn secure(target: &mut Uri) {
+    let mut parts = target.clone().into_parts();
+    if parts.scheme.is_some() {
+        parts.scheme = Some(http::uri::Scheme::HTTPS);
+        if let Ok(secured) = Uri::from_parts(parts) {
+            *target = secured;
+        }
+    }
+}
+
 /// The answer as it goes to the client.
 fn finish(
     answer: forward::Answer,
