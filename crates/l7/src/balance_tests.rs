@@ -11,7 +11,9 @@ use ambit_model::balance::locality::{LocalityKind, LocalityRule, Place, Share};
 use ambit_model::route::{Action, Backend, Forward, Parent, Route, Rule, Session, Target};
 use ambit_model::service::NamespacedHostname;
 use ambit_model::state::Change;
-use ambit_model::traffic::{Balance, HashOn, HashTable, Limits, Outlier, Settings, TrafficPolicy};
+use ambit_model::traffic::{
+    Balance, HashOn, HashTable, Limits, Outlier, Settings, TrafficPolicy, Warmup,
+};
 use ambit_model::workload::Locality;
 use ambit_wire::xds::{Handler, Received};
 use bytes::Bytes;
@@ -53,6 +55,8 @@ struct Many {
     /// The endpoint of this number answers 500, or waits.
     fails: Arc<[AtomicBool; COUNT]>,
     waits: Arc<AtomicBool>,
+    /// The last endpoint.
+    last: Arc<Workload>,
 }
 
 impl Many {
@@ -62,6 +66,7 @@ impl Many {
         let waits = Arc::<AtomicBool>::default();
         let mut port = 0;
         let mut changes = Vec::new();
+        let mut last = Arc::default();
         for (number, at) in PLACES.into_iter().enumerate() {
             let address = format!("127.0.1.{}", number + 1);
             let listener = TcpListener::bind((address.as_str(), port)).await.unwrap();
@@ -70,7 +75,8 @@ impl Many {
             let mut workload = endpoint_of(&address, many());
             workload.addresses = vec![address.parse().unwrap()];
             workload.locality = place(at);
-            changes.push(Change::Workload(Arc::new(workload)));
+            last = Arc::new(workload);
+            changes.push(Change::Workload(last.clone()));
         }
         changes.push(Change::Service(Arc::new(service_of(many(), port))));
         // The waypoint's own pod.
@@ -105,6 +111,7 @@ impl Many {
             testbed,
             fails,
             waits,
+            last,
         }
     }
 
@@ -203,6 +210,32 @@ async fn in_turn() {
     let many = Many::new(balance(Balance::RoundRobin), None).await;
     let shares = many.shares(40).await;
     assert_eq!(shares.into_values().collect::<Vec<_>>(), [10; COUNT]);
+}
+
+#[tokio::test]
+async fn a_new_endpoint_gets_less() {
+    let warmup = Warmup {
+        duration: Duration::from_secs(3_600),
+        minimum: 0.1,
+        aggression: 1.0,
+    };
+    let settings = Settings {
+        warmup: Some(warmup),
+        ..balance(Balance::RoundRobin)
+    };
+    let mut many = Many::new(settings, None).await;
+    let shares = many.shares(40).await;
+    assert_eq!(shares.into_values().collect::<Vec<_>>(), [10; COUNT]);
+
+    // The last one goes, and comes back as a new one.
+    let last = many.last.clone();
+    let gone = Change::RemoveAddress(last.uid.clone());
+    many.testbed.know(vec![gone]);
+    assert_eq!(many.shares(8).await.get("3"), None);
+    many.testbed.know(vec![Change::Workload(last)]);
+    let shares = many.shares(62).await;
+    // A tenth of what another one gets: 2 of 62, and its weight may be more or less at an end.
+    assert!((1..=4).contains(&shares["3"]), "{shares:?}");
 }
 
 fn local(kind: LocalityKind) -> Settings {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use ambit_model::balance::locality::LocalityRule;
 use ambit_model::balance::{self, Bucket, Host, Maglev, Purpose, Ring, Weights};
@@ -44,6 +45,8 @@ pub(crate) struct Cluster {
     weights: Weights,
     turn: AtomicU64,
     table: OnceLock<Table>,
+    /// Until then its weights are right: endpoints that are warmed up gain some.
+    until: Option<Instant>,
 }
 
 /// An endpoint.
@@ -75,7 +78,8 @@ impl Clusters {
         };
         if let Some(cluster) = clusters.get(&key) {
             version.health = cluster.load.changes();
-            if cluster.version == version {
+            let right = cluster.until.is_none_or(|until| Instant::now() < until);
+            if cluster.version == version && right {
                 return Some(cluster.clone());
             }
         }
@@ -154,8 +158,10 @@ impl Cluster {
             })
             .collect();
         let members = shared_out(members, locality.as_ref(), &own);
+        let (members, until) = warmed_up(members, &settings, &load);
         let weights: Vec<u32> = members.iter().map(|member| member.weight).collect();
         Some(Self {
+            until,
             version,
             settings,
             load,
@@ -294,6 +300,33 @@ fn shared_out(
     }
     members.retain(|member| member.weight > 0);
     members
+}
+
+/// Weights of endpoints some of which are new, and until when they are right.
+fn warmed_up(
+    mut members: Vec<Member>,
+    settings: &Settings,
+    load: &Load,
+) -> (Vec<Member>, Option<Instant>) {
+    /// So that a small weight has small parts.
+    const SCALE: f64 = 1_000.0;
+    let Some(warmup) = settings.warmup else {
+        return (members, None);
+    };
+    let parts: Vec<Option<f64>> = members
+        .iter()
+        .map(|member| warmup.part(load.age(&member.health)))
+        .collect();
+    if parts.iter().all(Option::is_none) {
+        return (members, None);
+    }
+    for (member, part) in members.iter_mut().zip(parts) {
+        let weight = f64::from(member.weight) * SCALE * part.unwrap_or(1.0);
+        // The conversion keeps what is out of range within it.
+        member.weight = (weight as u32).max(1);
+    }
+    let step = (warmup.duration / 20).clamp(Duration::from_millis(10), Duration::from_secs(1));
+    (members, Some(Instant::now() + step))
 }
 
 /// What connections to endpoints are secured with.

@@ -76,6 +76,8 @@ pub(crate) struct Health {
     gateway_failed: AtomicU32,
     /// How often it was left out; every base time without a failure forgives one.
     ejections: AtomicU32,
+    /// When it was seen first, milliseconds since the start of its load; 0 is from the beginning.
+    first: u64,
     /// When it came back last, milliseconds since the start of its load.
     back_since: AtomicU64,
     /// Until when it is left out, milliseconds since the start of its load; 0 is not at all.
@@ -83,6 +85,14 @@ pub(crate) struct Health {
 }
 
 impl Health {
+    /// One that is seen for the first time.
+    fn new(now: u64) -> Self {
+        Self {
+            first: now,
+            ..Self::default()
+        }
+    }
+
     /// Requests that are under way.
     pub(crate) fn active(&self) -> u32 {
         self.active.load(Ordering::Relaxed)
@@ -102,6 +112,14 @@ impl Load {
     fn now(&self) -> u64 {
         // Not 0, which means never.
         milliseconds(self.start.elapsed()).saturating_add(1)
+    }
+
+    /// How long an endpoint has been there.
+    pub(crate) fn age(&self, health: &Health) -> Duration {
+        match health.first {
+            0 => Duration::MAX,
+            first => Duration::from_millis(self.now().saturating_sub(first)),
+        }
     }
 
     /// Counts changes of who is left out; whose time is over comes back first.
@@ -137,8 +155,18 @@ impl Load {
         let mut members = self.members.lock();
         let wanted: HashSet<&Text> = names.iter().collect();
         members.retain(|name, _| wanted.contains(name));
+        // Those that are there from the beginning are not new to anybody.
+        let now = if members.is_empty() {
+            None
+        } else {
+            Some(self.now())
+        };
         let of = |name: &Text| {
-            let health = members.entry(name.clone()).or_default().clone();
+            let new = || match now {
+                None => Arc::default(),
+                Some(now) => Arc::new(Health::new(now)),
+            };
+            let health = members.entry(name.clone()).or_insert_with(new).clone();
             let out = health.until.load(Ordering::Relaxed) != 0;
             (health, out)
         };

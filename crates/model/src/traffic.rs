@@ -66,10 +66,36 @@ pub struct Settings {
     pub connect_timeout: Option<Duration>,
     /// How long a connection waits for a request; none is the proxy's own time.
     pub idle_timeout: Option<Duration>,
+    /// New endpoints get less at first.
+    pub warmup: Option<Warmup>,
     /// What place means for a choice; what the service says of itself without.
     pub locality: Option<LocalityRule>,
     /// TLS to endpoints, within the tunnel where there is one.
     pub tls: Option<Arc<Origination>>,
+}
+
+/// How new endpoints are warmed up: their weight grows until they are as the others (Envoy's slow
+/// start).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Warmup {
+    /// How long it takes.
+    pub duration: Duration,
+    /// The part of its weight that an endpoint has at least.
+    pub minimum: f64,
+    /// How quickly it grows: 1 is evenly, more is faster at first.
+    pub aggression: f64,
+}
+
+impl Warmup {
+    /// The part of its weight that an endpoint of this age has; `None` once it is warm.
+    pub fn part(&self, age: Duration) -> Option<f64> {
+        if age >= self.duration {
+            return None;
+        }
+        let grown = age.as_secs_f64() / self.duration.as_secs_f64();
+        let exponent = 1.0 / self.aggression.max(f64::MIN_POSITIVE);
+        Some(grown.powf(exponent).max(self.minimum).min(1.0))
+    }
 }
 
 /// What one object says about TLS to the endpoints of services (`BackendTLSPolicy`).
@@ -225,6 +251,21 @@ pub struct Outlier {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn endpoints_are_warmed_up() {
+        let warmup = |aggression| Warmup {
+            duration: Duration::from_secs(100),
+            minimum: 0.1,
+            aggression,
+        };
+        let part = |aggression, age| warmup(aggression).part(Duration::from_secs(age));
+        assert_eq!(part(1.0, 0), Some(0.1));
+        assert_eq!(part(1.0, 50), Some(0.5));
+        assert_eq!(part(2.0, 25), Some(0.5));
+        assert_eq!(part(1.0, 100), None);
+        assert_eq!(part(0.0, 50), Some(0.1));
+    }
 
     #[test]
     fn the_nearest_object_holds() {

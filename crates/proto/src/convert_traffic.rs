@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ambit_model::balance::locality::{LocalityKind, LocalityRule, Place, Scope, Share};
 use ambit_model::traffic::{
-    Balance, HashOn, HashTable, Limits, Outlier, RetryBudget, Settings, TrafficPolicy,
+    Balance, HashOn, HashTable, Limits, Outlier, RetryBudget, Settings, TrafficPolicy, Warmup,
 };
 
 use crate::convert::ConvertError;
@@ -67,9 +67,18 @@ fn settings(m: pb::TrafficSettings) -> Result<Settings, ConvertError> {
         outlier: outlier.transpose()?,
         connect_timeout: time(m.connect_timeout)?,
         idle_timeout: time(m.idle_timeout)?,
+        warmup: m.warmup.map(warmup).transpose()?,
         locality: m.locality.map(locality).transpose()?,
         // Another object says it.
         tls: None,
+    })
+}
+
+fn warmup(m: pb::Warmup) -> Result<Warmup, ConvertError> {
+    Ok(Warmup {
+        duration: time(m.duration)?.ok_or(ConvertError::Missing("duration"))?,
+        minimum: m.minimum,
+        aggression: m.aggression,
     })
 }
 
@@ -230,6 +239,11 @@ impl From<&Settings> for pb::TrafficSettings {
             }),
             connect_timeout: settings.connect_timeout.map(span),
             idle_timeout: settings.idle_timeout.map(span),
+            warmup: settings.warmup.map(|warmup| pb::Warmup {
+                duration: Some(span(warmup.duration)),
+                minimum: warmup.minimum,
+                aggression: warmup.aggression,
+            }),
             locality: settings.locality.as_ref().map(of_locality),
         }
     }
@@ -318,6 +332,11 @@ mod tests {
                 }),
                 connect_timeout: Some(Duration::from_millis(100)),
                 idle_timeout: None,
+                warmup: Some(Warmup {
+                    duration: Duration::from_secs(30),
+                    minimum: 0.1,
+                    aggression: 1.5,
+                }),
                 locality: localities.next(),
                 tls: None,
             };

@@ -11,7 +11,7 @@ use ambit_kube_api::networking::destination_rule::{
 use ambit_model::balance::locality::LocalityRule;
 use ambit_model::service::NamespacedHostname;
 use ambit_model::traffic::{
-    Balance, HashOn, HashTable, Outlier, RetryBudget, Settings, TrafficPolicy,
+    Balance, HashOn, HashTable, Outlier, RetryBudget, Settings, TrafficPolicy, Warmup,
 };
 
 use crate::durations;
@@ -27,6 +27,9 @@ const RING: u64 = 1024;
 const MAGLEV: u64 = 65_537;
 /// Places that a table may have at most (Envoy's limit).
 const MOST_PLACES: u64 = 5_000_011;
+
+/// The least of a hundred that a new endpoint gets where nobody says (Istio's default).
+const WARMUP_PERCENT: f64 = 10.0;
 
 /// What is known about one object.
 #[derive(Clone, Debug, PartialEq)]
@@ -217,7 +220,32 @@ impl Reader<'_> {
             self.pool(path, pool, &mut settings);
         }
         settings.locality = self.locality(path, balancer, outlier.is_some());
+        settings.warmup = balancer.and_then(|api| self.warmup(path, api));
         settings
+    }
+
+    /// New endpoints get less at first, where endpoints are chosen by weight.
+    fn warmup(&mut self, path: &str, api: &LoadBalancer) -> Option<Warmup> {
+        let path = format!("{path}.loadBalancer.warmup");
+        let (text, minimum, aggression) = match (&api.warmup, &api.warmup_duration_secs) {
+            (Some(api), _) => (&api.duration, api.minimum_percent, api.aggression),
+            (None, Some(text)) => (text, None, None),
+            (None, None) => return None,
+        };
+        let by_weight = matches!(
+            api.simple.as_deref(),
+            None | Some("UNSPECIFIED" | "ROUND_ROBIN" | "LEAST_REQUEST" | "LEAST_CONN")
+        );
+        if !by_weight || api.consistent_hash.is_some() {
+            let message = "it has an effect with ROUND_ROBIN and LEAST_REQUEST alone";
+            self.not_yet(&path, message);
+            return None;
+        }
+        Some(Warmup {
+            duration: self.time(&path, Some(text))?,
+            minimum: minimum.unwrap_or(WARMUP_PERCENT) / 100.0,
+            aggression: aggression.unwrap_or(1.0),
+        })
     }
 
     /// What the object says about places, or else the mesh.
@@ -243,8 +271,6 @@ impl Reader<'_> {
         let path = format!("{path}.loadBalancer");
         for (name, there) in [
             ("zoneAwareLbSetting", api.zone_aware_lb_setting.is_some()),
-            ("warmup", api.warmup.is_some()),
-            ("warmupDurationSecs", api.warmup_duration_secs.is_some()),
             ("backendUtilization", api.backend_utilization.is_some()),
         ] {
             if there {
@@ -506,6 +532,26 @@ mod tests {
             "useSourceIp": true, "maglev": {"tableSize": 100},
         }}});
         assert_eq!(settings(api).1.len(), 1, "100 is no prime");
+    }
+
+    #[test]
+    fn warmup() {
+        let read = |api: Value| settings(json!({"loadBalancer": api}));
+        let seconds = |duration: u64, minimum, aggression| {
+            Some(Warmup {
+                duration: Duration::from_secs(duration),
+                minimum,
+                aggression,
+            })
+        };
+        let (warm, findings) = read(json!({"warmup": {
+            "duration": "30s", "minimumPercent": 20.0, "aggression": 2.0,
+        }}));
+        assert_eq!((warm.warmup, findings.len()), (seconds(30, 0.2, 2.0), 0));
+        let (old, _) = read(json!({"simple": "ROUND_ROBIN", "warmupDurationSecs": "10s"}));
+        assert_eq!(old.warmup, seconds(10, 0.1, 1.0));
+        let (drawn, findings) = read(json!({"simple": "RANDOM", "warmup": {"duration": "1s"}}));
+        assert_eq!((drawn.warmup, findings.len()), (None, 1));
     }
 
     #[test]
