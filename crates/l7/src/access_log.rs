@@ -116,6 +116,8 @@ pub(crate) struct Ended<'a> {
     pub(crate) client: SocketAddr,
     /// Who the client is.
     pub(crate) identity: Option<&'a Identity>,
+    /// The name that a client of TLS has asked for, where something goes by it.
+    pub(crate) server_name: Option<&'a str>,
 }
 
 impl Ended<'_> {
@@ -367,6 +369,10 @@ fn operator(out: &mut String, name: &str, remembered: &Remembered, ended: &Ended
         "DOWNSTREAM_LOCAL_ADDRESS" => write!(out, "{}", ended.asked),
         "DOWNSTREAM_REMOTE_ADDRESS" => write!(out, "{}", ended.client),
         "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => write!(out, "{}", ended.client.ip()),
+        "REQUESTED_SERVER_NAME" => {
+            out.push_str(ended.server_name.unwrap_or_default());
+            Ok(())
+        }
         "ROUTE_NAME" => write!(out, "default"),
         _ => Ok(()),
     };
@@ -398,6 +404,7 @@ pub(crate) mod tests {
             asked: "10.1.0.1:80".parse().unwrap(),
             client: "10.0.0.9:1234".parse().unwrap(),
             identity: Some(&CLIENT),
+            server_name: None,
         }
     }
 
@@ -467,6 +474,7 @@ pub(crate) mod tests {
             details: "-",
             service_milliseconds: None,
             spoken: "tcp",
+            server_name: Some("a.example"),
             ..ended()
         };
         let line = text("").line(&remembered, &ended);
@@ -476,5 +484,6 @@ pub(crate) mod tests {
             line.contains(" inbound-vip|80|tcp|echo.shop.svc.cluster.local "),
             "{line}"
         );
+        assert!(line.ends_with(" a.example default\n"), "{line}");
     }
 }

@@ -130,7 +130,8 @@ impl Known<'_> {
                     .text_if(
                         "uri_san_peer_certificate",
                         ended.identity.map(ToString::to_string),
-                    );
+                    )
+                    .text_if("requested_server_name", ended.server_name);
             }
             "upstream" => {
                 if let Some(address) = ended.upstream {
@@ -250,6 +251,7 @@ mod tests {
                 "connection.uri_san_peer_certificate",
                 "spiffe://cluster.local/ns/shop/sa/web",
             ),
+            ("has(connection.requested_server_name)", "false"),
             ("upstream.address", "10.0.0.1:8080"),
             (
                 "xds.cluster_name",

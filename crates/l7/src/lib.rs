@@ -51,6 +51,8 @@ mod state;
 mod strictness_tests;
 mod tcp;
 #[cfg(test)]
+mod tcp_tests;
+#[cfg(test)]
 mod telemetry_tests;
 #[cfg(test)]
 mod testbed;

@@ -183,6 +183,7 @@ async fn connection(
                 client,
                 destination,
                 asked,
+                server_name: None,
             };
             serve::connection(inbound, protocol, stream).await;
         }

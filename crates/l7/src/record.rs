@@ -256,6 +256,7 @@ impl Record {
             asked: self.connection.destination_address,
             client: self.connection.source_address,
             identity: self.connection.source.identity.as_ref(),
+            server_name: None,
         }
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Inbound {
     pub(crate) destination: Arc<Destination>,
     /// What the client dialled.
     pub(crate) asked: SocketAddr,
+    /// The name that a client of TLS has asked for, where something goes by it.
+    pub(crate) server_name: Option<String>,
 }
 
 /// Serves a connection to its end. A drain lets the requests that are there come to theirs.

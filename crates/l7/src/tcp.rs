@@ -4,12 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ambit_model::access;
-use ambit_model::route::{Action, Connected, Rule};
+use ambit_model::access::{self, AccessPolicy};
+use ambit_model::route::{Action, Connected, Rule, Rules};
 use ambit_proxy_core::metrics::{Changes, Reporter, ResponseFlags};
 use ambit_proxy_core::record::{Connection, ConnectionRecord, Failure as Broken, Party};
 use ambit_transport::copy;
-use ambit_transport::hbone::Stream;
 use ambit_transport::tls::{self, Hello};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -35,31 +34,25 @@ const HELLO_LIMIT: usize = 64 * 1024;
 const HELLO_TIME: Duration = Duration::from_secs(10);
 
 /// Serves one connection to its end. `seen` is what was read of it already.
-pub(crate) async fn serve(
+pub(crate) async fn serve<S: AsyncRead + Unpin + copy::Endpoint>(
     worker: &Arc<Worker>,
     client: &Arc<Client>,
     destination: &Arc<Destination>,
     asked: SocketAddr,
     mut seen: Bytes,
-    mut stream: Stream,
+    mut stream: S,
 ) {
     let start = Instant::now();
     let remembered = Remembered::connection();
     let reporting = reporting(worker, destination);
-    let inbound = Inbound {
+    let mut inbound = Inbound {
         worker: worker.clone(),
         client: client.clone(),
         destination: destination.clone(),
         asked,
+        server_name: None,
     };
-    let authorized = match authorize_connection(&inbound).await {
-        Ok(()) => authorized(&inbound),
-        Err(failure) => Err(failure),
-    };
-    let chosen = match authorized {
-        Ok(()) => choose(&inbound, &mut seen, &mut stream).await,
-        Err(failure) => Err(failure),
-    };
+    let chosen = decide(&mut inbound, &mut seen, &mut stream).await;
     let endpoint = chosen.as_ref().ok().map(|chosen| &chosen.endpoint);
     let upstream = endpoint.map(|endpoint| endpoint.address);
     let record = open(&inbound, endpoint, (start, &reporting, &remembered));
@@ -91,6 +84,31 @@ pub(crate) async fn serve(
         record::log(worker, &reporting, known, None);
     }
     record.finish(result);
+}
+
+/// Who may pass, and where to. Where routes or policies go by the name that a client of TLS asks for,
+/// its first bytes are read, and stand in `seen` then.
+async fn decide<S: AsyncRead + Unpin>(
+    inbound: &mut Inbound,
+    seen: &mut Bytes,
+    stream: &mut S,
+) -> Result<Chosen, Failure> {
+    let (rules, by_name) = {
+        let state = inbound.worker.shared.l7.load();
+        let service = inbound.destination.service().map(|service| service.key());
+        let by_name = state
+            .policies(service.as_ref())
+            .any(AccessPolicy::by_server_name);
+        let port = inbound.destination.port();
+        let rules = service.and_then(|service| state.rules(&service, port).cloned());
+        (rules, by_name)
+    };
+    if by_name || rules.as_ref().is_some_and(|rules| rules.by_name()) {
+        inbound.server_name = name(seen, stream).await?;
+    }
+    authorize_connection(inbound).await?;
+    authorized(inbound)?;
+    choose(inbound, rules.as_deref()).await
 }
 
 fn reporting(worker: &Worker, destination: &Destination) -> Arc<Reporting> {
@@ -129,6 +147,7 @@ fn ended<'a>(
         asked: inbound.asked,
         client: inbound.client.address,
         identity: inbound.client.identity.as_ref(),
+        server_name: inbound.server_name.as_deref(),
     }
 }
 
@@ -141,23 +160,10 @@ fn authorized(inbound: &Inbound) -> Result<(), Failure> {
     })
 }
 
-/// The endpoint of the backend that a route draws, or of the service itself. Where routes go by the
-/// name that a client of TLS asks for, its first bytes are read, and stand in `seen` then.
-async fn choose(
-    inbound: &Inbound,
-    seen: &mut Bytes,
-    stream: &mut Stream,
-) -> Result<Chosen, Failure> {
-    let rules = {
-        let state = inbound.worker.shared.l7.load();
-        let service = inbound.destination.service().map(|service| service.key());
-        service.and_then(|s| state.rules(&s, inbound.destination.port()).cloned())
-    };
-    let name = match &rules {
-        Some(rules) if rules.by_name() => name(seen, stream).await?,
-        _ => None,
-    };
-    let connected = rules.as_ref().map(|rules| rules.connected(name.as_deref()));
+/// The endpoint of the backend that a route draws, or of the service itself.
+async fn choose(inbound: &Inbound, rules: Option<&Rules>) -> Result<Chosen, Failure> {
+    let name = inbound.server_name.as_deref();
+    let connected = rules.map(|rules| rules.connected(name));
     let destination = match connected {
         Some(Connected::Rule(Rule {
             action: Action::Forward(forward),
@@ -245,11 +251,11 @@ fn open(
     ConnectionRecord::open_changed(telemetry, connection, start, changes)
 }
 
-async fn carry(
+async fn carry<S: copy::Endpoint>(
     inbound: &Inbound,
     chosen: &Chosen,
     seen: Bytes,
-    stream: Stream,
+    stream: S,
     record: &ConnectionRecord,
 ) -> Result<(), Broken> {
     let connected = upstream::connect(&inbound.worker, &chosen.endpoint, upstream::ANYTHING).await;

@@ -38,6 +38,7 @@ use crate::serve::{self, Inbound};
 use crate::shared::{Client, Shared, Worker};
 use crate::sniff::Protocol;
 use crate::state::Store;
+use crate::tcp;
 use crate::upstream::Pool;
 
 /// Longer than anything here takes.
@@ -126,6 +127,7 @@ impl Testbed {
             client: Arc::new(client),
             destination: Arc::new(Destination::Service(Arc::new(service), 80)),
             asked: "10.1.0.1:80".parse().unwrap(),
+            server_name: None,
         };
         Self {
             inbound,
@@ -173,6 +175,26 @@ impl Testbed {
     pub(crate) fn connect(&self, protocol: Protocol) -> tokio::io::DuplexStream {
         let (client, server) = tokio::io::duplex(256 * 1024);
         tokio::spawn(serve::connection(self.inbound.clone(), protocol, server));
+        client
+    }
+
+    /// A connection to it that is not HTTP.
+    pub(crate) async fn connect_tcp(&self) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let inbound = self.inbound.clone();
+        tokio::spawn(async move {
+            let Inbound {
+                worker,
+                client,
+                destination,
+                asked,
+                ..
+            } = inbound;
+            tcp::serve(&worker, &client, &destination, asked, Bytes::new(), server).await;
+        });
         client
     }
 

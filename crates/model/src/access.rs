@@ -80,6 +80,14 @@ impl AccessPolicy {
         matches!(self.action, Action::Custom(_))
     }
 
+    /// It looks at the name that a client of TLS asks for.
+    pub fn by_server_name(&self) -> bool {
+        let conditions = self.rules.iter().flat_map(|rule| &rule.when);
+        conditions
+            .into_iter()
+            .any(|condition| condition.key == Key::Sni)
+    }
+
     /// The key of the policy, `namespace/name`.
     pub fn key(&self) -> Text {
         format!("{}/{}", self.namespace, self.name).into()

@@ -46,7 +46,7 @@ pub(crate) fn with_request<T>(
         source: client.address.ip(),
         remote: client.address.ip(),
         destination: inbound.asked,
-        sni: None,
+        sni: inbound.server_name.as_deref(),
         http: head,
     })
 }
