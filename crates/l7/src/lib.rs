@@ -21,6 +21,8 @@ mod choose;
 mod cluster;
 pub mod config;
 mod dispatch;
+#[cfg(test)]
+mod drain_tests;
 mod envoy;
 mod export;
 mod expression;

@@ -41,6 +41,9 @@ use crate::{admin, export, listener};
 
 /// How long connections that are ended by force may take for it.
 const FORCE: Duration = Duration::from_secs(2);
+/// How long a waypoint that ends goes on as if it did not, so that its clients hear of its end before
+/// they are turned away (the `terminationDrainDuration` of Istio's proxies).
+const LINGER: Duration = Duration::from_secs(5);
 /// How often connections are looked for that have waited too long.
 const SWEEP: Duration = Duration::from_secs(30);
 /// Connections that may wait to be accepted.
@@ -231,10 +234,16 @@ async fn become_ready(shared: Arc<Shared>, mut synced: watch::Receiver<bool>, ta
     tracing::info!("waypoint {} is ready", shared.config.service);
 }
 
-/// Stops accepting, lets requests end until the deadline, and ends the rest.
-async fn drain(shared: &Shared, workers: &[Arc<Worker>], shutdown: &Shutdown) {
-    let deadline = shared.config.termination;
-    tracing::info!("draining connections for at most {deadline:?}");
+/// Goes on until clients have heard, stops accepting, lets requests end until the deadline, and ends
+/// the rest.
+pub(crate) async fn drain(shared: &Shared, workers: &[Arc<Worker>], shutdown: &Shutdown) {
+    let linger = LINGER.min(shared.config.termination / 2);
+    let deadline = shared.config.termination - linger;
+    tracing::info!("going on for {linger:?}, then draining connections for at most {deadline:?}");
+    tokio::select! {
+        _ = tokio::time::sleep(linger) => {}
+        _ = shutdown.immediate() => {}
+    }
     shared.draining.cancel();
     shared.tasks.close();
     tokio::select! {

@@ -42,7 +42,8 @@ pub(crate) struct Inbound {
     pub(crate) server_name: Option<String>,
 }
 
-/// Serves a connection to its end. A drain lets the requests that are there come to theirs.
+/// Serves a connection to its end. A drain lets the requests that are there come to theirs: the
+/// connection is looked at first, so that what has come in already counts as there.
 pub(crate) async fn connection<S>(inbound: Inbound, protocol: Protocol, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -65,6 +66,7 @@ where
                 .max_header_list_size(HEAD_LIMIT as u32);
             let mut connection = std::pin::pin!(builder.serve_connection(io, service));
             tokio::select! {
+                biased;
                 served = connection.as_mut() => served,
                 _ = draining.cancelled() => {
                     connection.as_mut().graceful_shutdown();
@@ -82,6 +84,7 @@ where
             let connection = builder.serve_connection(io, service).with_upgrades();
             let mut connection = std::pin::pin!(connection);
             tokio::select! {
+                biased;
                 served = connection.as_mut() => served,
                 _ = draining.cancelled() => {
                     connection.as_mut().graceful_shutdown();

@@ -321,6 +321,7 @@ impl Maker<'_> {
             self.gateway.key.namespace, self.name
         );
         let network = self.infrastructure.labels.get(labels::NETWORK);
+        let grace = self.settings.termination_grace_period_seconds.to_string();
         let mut all = json!([
             field("POD_NAME", "metadata.name"),
             field("POD_NAMESPACE", "metadata.namespace"),
@@ -341,6 +342,7 @@ impl Maker<'_> {
             value("ISTIO_META_OWNER", &owner),
             value("ISTIO_META_MESH_ID", &self.mesh.trust_domain),
             value("TRUST_DOMAIN", &self.mesh.trust_domain),
+            value("TERMINATION_GRACE_PERIOD_SECONDS", &grace),
         ]);
         if let (true, Some(all)) = (self.shows_caller, all.as_array_mut()) {
             all.push(value("SHOW_CALLER", "true"));
